@@ -1,0 +1,33 @@
+# Two commands: `make demo` and `make test`. Everything lives in .venv and exp/.
+PYTHON ?= python3
+VENV := .venv
+ASR := $(VENV)/bin/asr
+# The environment is made again only when what goes into it changes.
+STAMP := $(VENV)/stamp-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
+
+.PHONY: demo test lint types clean
+
+demo: $(STAMP)
+	$(ASR) prepare digits
+	rm -rf exp/digits
+	$(ASR) train recipes/digits/digits.yaml
+	$(ASR) evaluate exp/digits/bundle data/digits/test
+	$(ASR) transcribe --model exp/digits/bundle --json $$(ls data/digits/audio/test/*/*.opus | head -1)
+
+test: $(STAMP)
+	$(VENV)/bin/python -m pytest
+
+lint: $(STAMP)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+types: $(STAMP)
+	$(VENV)/bin/mypy
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv --clear $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) exp data

@@ -1,0 +1,157 @@
+"""The `asr` command: parses, calls, prints. Nothing heavy is imported before a command needs it."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from asr.errors import AsrError
+from asr.text import ENGLISH
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command. Returns 0, 1 after errors that were named, 2 for wrong usage (by SystemExit)."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if arguments[:1] == ["train"]:  # its arguments are LightningCLI's
+            return train(arguments[1:])
+        options = _parser().parse_args(arguments)
+        return int(options.command(options))
+    except AsrError as error:
+        print(f"asr: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("asr: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output has left, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def train(arguments: list[str]) -> int:
+    """`asr train RECIPE.yaml [--resume] [--trainer.max_epochs=3 ...]`."""
+    from asr.extra import require_train
+
+    require_train()
+    from asr.training import run
+
+    resume = "--resume" in arguments
+    arguments = [argument for argument in arguments if argument != "--resume"]
+    if arguments and not arguments[0].startswith("-"):
+        if not Path(arguments[0]).is_file():
+            raise AsrError(f"{arguments[0]}: no such recipe; see the folder recipes/")
+        arguments.insert(0, "--config")
+    bundle = run.train(arguments, resume)
+    print(f"model bundle: {bundle}")
+    return 0
+
+
+def prepare(options: argparse.Namespace) -> int:
+    """`asr prepare librispeech|folder|digits`."""
+    from asr.extra import require_train
+
+    require_train()
+    common = {"out": options.out, "speeds": options.speeds, "jobs": options.jobs}
+    if options.source == "librispeech":
+        from asr.data_prep import librispeech
+
+        problems = librispeech.prepare(options.subset, options.corpus, url=options.url, **common)
+    elif options.source == "folder":
+        from asr.data_prep import folder
+
+        problems = folder.prepare(options.folder, characters=options.characters, **common)
+    else:
+        from asr.data_prep import digits
+
+        problems = digits.prepare(**common)
+    return 1 if problems else 0
+
+
+def evaluate(options: argparse.Namespace) -> int:
+    """`asr evaluate MODEL MANIFEST...`."""
+    from asr.inference.transcriber import load_model
+    from asr.scoring import evaluate, report, wer
+
+    manifests = [path / "manifest.jsonl" if path.is_dir() else path for path in options.manifests]
+    result = evaluate.evaluate(load_model(options.model, options.threads), manifests, progress=True)
+    if options.details:
+        wer.write_details(options.details, result.scores)
+    if options.json:
+        print(result.to_json())
+    else:
+        report.print_report(result)
+    return 1 if result.problems else 0
+
+
+def transcribe(options: argparse.Namespace) -> int:
+    """`asr transcribe FILE... --model BUNDLE`."""
+    from asr.inference import transcriber, writers
+
+    model = transcriber.load_model(options.model, options.threads)
+    failed = False
+    for path, transcript in model.transcribe_files(options.files):
+        if isinstance(transcript, AsrError):
+            print(f"asr: {transcript}", file=sys.stderr)
+            failed = True
+        elif options.json:
+            print(writers.json_line(path, transcript), flush=True)
+        else:
+            print(writers.text_line(path, transcript, named=len(options.files) > 1), flush=True)
+    return 1 if failed else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("asr", description="Speech recognition: log-mel features, BiGRU, CTC.")
+    parser.add_argument("--version", action="version", version=f"asr {version('asr')}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_prepare(commands)
+    commands.add_parser("train", help="train a model by a recipe; see asr train --help", add_help=False)
+
+    command = commands.add_parser("evaluate", help="word and character error rates of a model")
+    command.set_defaults(command=evaluate)
+    command.add_argument("model", type=Path, help="model bundle, as written by asr train")
+    command.add_argument("manifests", type=Path, nargs="+", help="manifest.jsonl, or the folder that holds it")
+    command.add_argument("--json", action="store_true", help="print one JSON object")
+    command.add_argument("--details", type=Path, metavar="FILE", help="write one JSON line an utterance")
+    command.add_argument("--threads", type=_positive, help="cores to use (all)")
+
+    command = commands.add_parser("transcribe", help="recordings to text")
+    command.set_defaults(command=transcribe)
+    command.add_argument("files", type=Path, nargs="+", metavar="FILE", help="wav, flac, ogg, opus, mp3, aiff, au")
+    command.add_argument("--model", type=Path, required=True, help="model bundle, as written by asr train")
+    command.add_argument("--json", action="store_true", help="one JSON object a file, with words and times")
+    command.add_argument("--threads", type=_positive, help="cores to use (all)")
+    return parser
+
+
+def _add_prepare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    sources = commands.add_parser("prepare", help="a corpus to manifest and features").add_subparsers(
+        dest="source", required=True, metavar="CORPUS"
+    )
+    librispeech = sources.add_parser("librispeech", help="download or use LibriSpeech")
+    librispeech.add_argument("--subset", nargs="+", default=[], metavar="NAME", help="train-clean-100, ...")
+    librispeech.add_argument("--corpus", type=Path, help="a LibriSpeech tree that is there; nothing is downloaded")
+    librispeech.add_argument("--url", help="a mirror of https://www.openslr.org/resources")
+    folder = sources.add_parser("folder", help="your own recordings")
+    folder.add_argument("folder", type=Path, help="a .csv, .tsv or .jsonl table, or recordings with a .txt beside each")
+    folder.add_argument("--characters", default=ENGLISH, help=f"the alphabet (default {ENGLISH!r})")
+    digits = sources.add_parser("digits", help="spoken digits that ship with asr")
+    for name, command in (("librispeech", librispeech), ("folder", folder), ("digits", digits)):
+        command.set_defaults(command=prepare)
+        command.add_argument("--out", type=Path, default=Path("data", name), help="where to write (data/%s)" % name)
+        command.add_argument("--jobs", type=_positive, default=os.cpu_count() or 1, help="processes (all cores)")
+        command.add_argument(
+            "--speeds", type=float, nargs="+", default=[], metavar="X", help="add copies at these speeds, 0.9 1.1"
+        )
+
+
+def _positive(text: str) -> int:
+    if (value := int(text)) < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return value
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

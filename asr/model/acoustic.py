@@ -1,0 +1,66 @@
+"""The acoustic model: log-mel features -> log-probabilities of tokens."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from asr.model.recurrent import Cell, RecurrentLayer, reversal_index
+from asr.model.subsampling import Subsampling, padding_mask
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Shape of an AcousticModel: `vocabulary` counts the blank, `mels` the filter-bank channels."""
+
+    vocabulary: int
+    cell: Cell = "gru"
+    layers: int = 3
+    hidden: int = 256
+    bidirectional: bool = True
+    dropout: float = 0.1
+    mels: int = 80
+
+    @property
+    def width(self) -> int:
+        """Channels between layers, so that each layer's output can be added to its input."""
+        return self.hidden * (2 if self.bidirectional else 1)
+
+
+class AcousticModel(nn.Module):
+    """Raw log-mel features `[B, T, mels]`, `int64[B]` lengths -> `float32[B, T', V]` log-probabilities, lengths.
+
+    Normalisation by the training set's mean and std (the buffers `mean` and `std`), subsampling by 4, then
+    `layers` times x + dropout(recurrent(layer_norm(x))), layer norm, linear, log-softmax. Token 0 is the blank.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        self.architecture = a = architecture
+        self.register_buffer("mean", torch.zeros(a.mels))
+        self.register_buffer("std", torch.ones(a.mels))
+        self.subsampling = Subsampling(a.mels, a.width)
+        self.norms = nn.ModuleList(nn.LayerNorm(a.width) for _ in range(a.layers))
+        self.recurrent = nn.ModuleList(
+            RecurrentLayer(a.cell, a.width, a.hidden, a.bidirectional) for _ in range(a.layers)
+        )
+        self.dropout = nn.Dropout(a.dropout)
+        self.output_norm = nn.LayerNorm(a.width)
+        self.output = nn.Linear(a.width, a.vocabulary)
+
+    def normalize(self, features: Tensor, lengths: Tensor) -> Tensor:
+        """Zero mean and unit variance by the training set's statistics; zero beyond each length."""
+        mask = padding_mask(lengths, features.shape[1])[:, :, None]
+        return (features - self.mean) / self.std * mask
+
+    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        x, lengths = self.subsampling(self.normalize(features, lengths), lengths)
+        x = self.dropout(x)
+        reversal = reversal_index(lengths, x.shape[1])
+        for norm, layer in zip(self.norms, self.recurrent, strict=True):
+            x = x + self.dropout(layer(norm(x), reversal))
+        logits = self.output(self.output_norm(x))
+        return logits.float().log_softmax(dim=-1), lengths

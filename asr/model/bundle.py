@@ -1,0 +1,121 @@
+"""The model bundle: a folder with the weights, the ONNX graph, and all that is needed to use them."""
+
+import hashlib
+import json
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from asr.audio import SAMPLE_RATE
+from asr.errors import BundleError, TextError
+from asr.files import atomic_write
+from asr.text import Tokenizer
+
+SCHEMA = 1
+"""Version of config.json that this code writes, and the newest that it reads."""
+
+CONFIG = "config.json"
+ONNX = "model.onnx"
+WEIGHTS = "model.safetensors"
+CARD = "README.md"
+
+
+@dataclass(frozen=True)
+class BundleConfig:
+    """config.json. `architecture` and `log_mel` hold the settings of AcousticModel and LogMel; `wer` what
+    was measured, on what; `sha256` the checksums of the model files."""
+
+    architecture: dict[str, Any]
+    log_mel: dict[str, Any]
+    characters: str
+    training_data: str
+    licence: str
+    wer: dict[str, Any] = field(default_factory=dict)
+    sha256: dict[str, str] = field(default_factory=dict)
+    schema: int = SCHEMA
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The vocabulary of the model's outputs."""
+        return Tokenizer(self.characters)
+
+
+def read_config(folder: Path) -> BundleConfig:
+    """Read and check config.json. Raises BundleError where it is missing, damaged, foreign or too new."""
+    path = folder / CONFIG
+    if not folder.is_dir():
+        reason = "a file, not the folder of a model bundle" if folder.exists() else "no such folder"
+        raise BundleError(f"{folder}: {reason}; give the folder that `asr train` wrote")
+    try:
+        row = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BundleError(f"{folder}: no {CONFIG}; give the folder of a model bundle") from None
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{path}: damaged ({error}); copy or export the bundle again") from None
+    try:
+        return _parse(row)
+    except (ValueError, TextError) as error:
+        raise BundleError(f"{path}: {error}") from None
+
+
+def _parse(row: Any) -> BundleConfig:
+    if not isinstance(row, dict) or type(row.get("schema")) is not int:
+        raise ValueError("not written by asr (it has no schema number); give the folder of a model bundle")
+    if row["schema"] > SCHEMA:
+        raise ValueError(f"has schema {row['schema']}, newer than {SCHEMA}, the last one known; upgrade asr")
+    for key in fields(BundleConfig):
+        if key.name not in row:
+            if key.default is MISSING and key.default_factory is MISSING:
+                raise ValueError(f"the key {key.name!r} is missing; export the bundle again")
+        elif not isinstance(row[key.name], _TYPES.get(key.name, dict)):
+            raise ValueError(f"the key {key.name!r} has a value of the wrong type; export the bundle again")
+    if unknown := sorted(set(row) - {key.name for key in fields(BundleConfig)}):
+        raise ValueError(f"unknown key {unknown[0]!r}; remove it or export the bundle again")
+    config = BundleConfig(**row)
+    _check_log_mel(config.log_mel)
+    Tokenizer(config.characters)
+    return config
+
+
+_TYPES = {"characters": str, "training_data": str, "licence": str, "schema": int}
+
+
+def _check_log_mel(log_mel: dict[str, Any]) -> None:
+    """What inference relies on: the sample rate, and the two lengths that frames are counted by."""
+    if log_mel.get("sample_rate") != SAMPLE_RATE:
+        raise ValueError(f"log_mel.sample_rate must be {SAMPLE_RATE}, not {log_mel.get('sample_rate')!r}")
+    for key in ("window", "hop"):
+        value = log_mel.get(key)
+        if type(value) is not int or value < 1:
+            raise ValueError(f"log_mel.{key} must be a number of samples, not {value!r}")
+
+
+def read_model_file(folder: Path, config: BundleConfig, name: str) -> bytes:
+    """The bytes of `model.onnx` or `model.safetensors`. Raises BundleError where the checksum differs."""
+    path = folder / name
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        reason = "no such file" if isinstance(error, FileNotFoundError) else error.strerror
+        raise BundleError(f"{path}: {reason}; copy or export the bundle again") from None
+    if hashlib.sha256(content).hexdigest() != config.sha256.get(name):
+        raise BundleError(
+            f"{path}: differs from its checksum in {CONFIG}; the file is damaged or was replaced: "
+            "copy or export the bundle again"
+        )
+    return content
+
+
+def write_config(folder: Path, config: BundleConfig) -> BundleConfig:
+    """Write config.json with the checksums of the model files, which must be there; returns what was written.
+
+    Written last, it says that the bundle is whole.
+    """
+    present = [folder / name for name in (ONNX, WEIGHTS) if (folder / name).exists()]
+    checksums = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in present}
+    sealed = replace(config, sha256=checksums, schema=SCHEMA)
+    row = asdict(sealed)
+    with atomic_write(folder / CONFIG) as file:
+        json.dump({"schema": row.pop("schema"), **row}, file, indent=1, ensure_ascii=False)
+        file.write("\n")
+    return sealed

@@ -1,0 +1,109 @@
+"""From a trained model to a bundle, and back."""
+
+import shutil
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import torch
+from safetensors.torch import load, save
+
+from asr.errors import BundleError
+from asr.features.logmel import LogMel, LogMelConfig
+from asr.model import bundle
+from asr.model.acoustic import AcousticModel, Architecture
+from asr.model.onnx_graph import build_graph
+
+TOLERANCE = 1e-4
+
+
+def save_bundle(
+    folder: Path,
+    model: AcousticModel,
+    log_mel: LogMelConfig,
+    *,
+    characters: str,
+    training_data: str,
+    licence: str = "unspecified",
+    wer: dict[str, Any] | None = None,
+) -> Path:
+    """Write weights, ONNX graph, model card and config.json; an earlier bundle there is replaced as a whole.
+
+    Raises BundleError where ONNX Runtime's log-probabilities differ from torch's by more than TOLERANCE.
+    """
+    model = model.cpu().eval()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    try:
+        graph = build_graph(model, LogMel(log_mel)).SerializeToString()
+        worst = check_parity(model, log_mel, graph)
+        if not worst <= TOLERANCE:
+            raise BundleError(f"{folder}: ONNX and torch differ by {worst:.1e} in log-probability; not written")
+        (work / bundle.ONNX).write_bytes(graph)
+        (work / bundle.WEIGHTS).write_bytes(save({k: v.contiguous() for k, v in model.state_dict().items()}))
+        config = bundle.BundleConfig(
+            architecture=asdict(model.architecture),
+            log_mel=asdict(log_mel),
+            characters=characters,
+            training_data=training_data,
+            licence=licence,
+            wer=wer or {},
+        )
+        (work / bundle.CARD).write_text(model_card(config, model), encoding="utf-8")
+        bundle.write_config(work, config)
+        work.chmod(0o755)
+        if folder.exists():
+            bundle.read_config(folder)  # never delete a folder that is no bundle
+            shutil.rmtree(folder)
+        work.rename(folder)
+    except BaseException:
+        shutil.rmtree(work, ignore_errors=True)
+        raise
+    return folder
+
+
+def load_acoustic_model(folder: Path) -> AcousticModel:
+    """The torch model of a bundle, in evaluation mode. Raises BundleError where it does not fit."""
+    config = bundle.read_config(folder)
+    try:
+        model = AcousticModel(Architecture(**config.architecture))
+        model.load_state_dict(load(bundle.read_model_file(folder, config, bundle.WEIGHTS)))
+    except (TypeError, RuntimeError) as error:
+        raise BundleError(f"{folder}: the weights do not fit the architecture ({error})") from None
+    return model.eval()
+
+
+def check_parity(model: AcousticModel, log_mel: LogMelConfig, graph: bytes) -> float:
+    """Greatest difference in log-probability between ONNX Runtime and torch on noise of mixed lengths."""
+    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    generator = np.random.default_rng(0)
+    lengths = np.array([16_000, log_mel.window, 23_456, 7_777])
+    waveforms = np.zeros((len(lengths), lengths.max()), np.float32)
+    for row, length in zip(waveforms, lengths, strict=True):
+        row[:length] = 0.1 * generator.standard_normal(length)
+    log_probs, frames = session.run(None, {"waveforms": waveforms, "lengths": lengths})
+    with torch.inference_mode():
+        features = LogMel(log_mel)(torch.from_numpy(waveforms), torch.from_numpy(lengths))
+        expected, expected_frames = model(*features)
+    if not np.array_equal(frames, expected_frames.numpy()):
+        return float("inf")
+    pairs = zip(log_probs, expected.numpy(), frames, strict=True)
+    return max(float(np.abs(a[:n] - b[:n]).max()) for a, b, n in pairs)
+
+
+def model_card(config: bundle.BundleConfig, model: AcousticModel) -> str:
+    """The bundle's README.md."""
+    a = model.architecture
+    parameters = sum(p.numel() for p in model.parameters())
+    directions = "bidirectional " if a.bidirectional else ""
+    rows = "\n".join(f"| {name} | {100 * rate:.2f} % |" for name, rate in config.wer.items())
+    return (
+        f"# Speech recogniser\n\n{a.layers} layers of {directions}{a.cell.upper()}, {a.hidden} units a direction, "
+        f"CTC over {len(config.characters)} characters, {parameters:,} parameters.\n\n"
+        f"- Training data: {config.training_data}\n- Licence: {config.licence}\n"
+        "- Input: 16 kHz mono; `asr transcribe` converts anything else.\n\n"
+        f"| WER on | |\n|---|---|\n{rows}\n"
+    )

@@ -1,0 +1,162 @@
+"""The ONNX graph of a recogniser, built node by node: waveforms in, log-probabilities out.
+
+An exporter would trace one example; written out, every dimension that varies stays free, the recurrent
+layers become single ONNX operators with their own `sequence_lens`, and the front end is part of the model.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor, nn
+
+from asr.features.logmel import LogMel
+from asr.model.acoustic import AcousticModel
+from asr.model.recurrent import RecurrentLayer
+
+OPSET = 17
+_GATES = {"gru": (1, 0, 2), "lstm": (0, 3, 1, 2), "rnn": (0,)}
+"""PyTorch's gates in ONNX's order: GRU r z n -> z r h, LSTM i f g o -> i o f c."""
+
+
+def build_graph(model: AcousticModel, log_mel: LogMel) -> onnx.ModelProto:
+    """`waveforms float32[B, N]`, `lengths int64[B]` (samples, at least one window each) ->
+    `log_probs float32[B, T', V]`, `frames int64[B]`. Frames beyond an utterance's length hold arbitrary values."""
+    graph = _Graph()
+    features, frames = _front_end(graph, log_mel)
+    mean, inverse = graph.constant(model.mean), graph.constant(1 / model.std)
+    x = graph.add("Mul", graph.add("Sub", features, mean), inverse)  # [B, T, F]
+    x, frames = _subsampling(graph, model, x, frames)  # [B, T', D]
+    x = graph.add("Transpose", x, perm=[1, 0, 2])  # [T', B, D]
+    steps = graph.add("Cast", frames, to=TensorProto.INT32)
+    for norm, layer in zip(model.norms, model.recurrent, strict=True):
+        x = graph.add("Add", x, _recurrent(graph, layer, _layer_norm(graph, norm, x), steps))
+    x = _linear(graph, model.output, _layer_norm(graph, model.output_norm, x))
+    x = graph.add("LogSoftmax", x, axis=-1)
+    graph.add("Transpose", x, perm=[1, 0, 2], outputs=("log_probs",))
+    graph.add("Identity", frames, outputs=("frames",))
+    return graph.model(model.architecture.vocabulary)
+
+
+class _Graph:
+    """Collects nodes and constants; `add` returns the name of the node's first output."""
+
+    def __init__(self) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: list[onnx.TensorProto] = []
+
+    def add(self, operator: str, *inputs: str, outputs: Sequence[str] | None = None, **attributes: object) -> str:
+        names = list(outputs or [f"{operator}_{len(self.nodes)}"])
+        self.nodes.append(helper.make_node(operator, list(inputs), names, **attributes))
+        return names[0]
+
+    def constant(self, value: Tensor | np.ndarray | Sequence[int] | int | float) -> str:
+        if isinstance(value, Tensor):
+            value = value.detach().cpu().float().numpy()
+        array = np.asarray(value)
+        if array.dtype == np.float64:
+            array = array.astype(np.float32)
+        name = f"constant_{len(self.constants)}"
+        self.constants.append(numpy_helper.from_array(np.ascontiguousarray(array).reshape(array.shape), name))
+        return name
+
+    def model(self, vocabulary: int) -> onnx.ModelProto:
+        inputs = [
+            helper.make_tensor_value_info("waveforms", TensorProto.FLOAT, ["batch", "samples"]),
+            helper.make_tensor_value_info("lengths", TensorProto.INT64, ["batch"]),
+        ]
+        outputs = [
+            helper.make_tensor_value_info("log_probs", TensorProto.FLOAT, ["batch", "steps", vocabulary]),
+            helper.make_tensor_value_info("frames", TensorProto.INT64, ["batch"]),
+        ]
+        graph = helper.make_graph(self.nodes, "asr", inputs, outputs, self.constants)
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=9)
+        onnx.checker.check_model(model)
+        return model
+
+
+def _front_end(graph: _Graph, log_mel: LogMel) -> tuple[str, str]:
+    """LogMel with the windowed Fourier transform as a convolution: features `[B, T, F]`, frames `[B]`."""
+    c = log_mel.config
+    lengths = graph.add("Sub", "lengths", graph.constant(c.window))
+    frames = graph.add("Add", graph.add("Div", lengths, graph.constant(c.hop)), graph.constant(1))
+    waveforms = graph.add("Unsqueeze", "waveforms", graph.constant([1]))
+    spectrum = graph.add("Conv", waveforms, graph.constant(fourier_kernel(log_mel)), strides=[c.hop])
+    squared = graph.add("Mul", spectrum, spectrum)  # [B, 2 * bins, T]
+    # Real and imaginary parts meet the same filters, so their squares are summed by the same product.
+    filters = log_mel.filters.detach().cpu().numpy()
+    bands = graph.add("MatMul", graph.add("Transpose", squared, perm=[0, 2, 1]), graph.constant(np.tile(filters, (2, 1))))
+    return graph.add("Log", graph.add("Add", bands, graph.constant(np.float32(c.floor)))), frames
+
+
+def fourier_kernel(log_mel: LogMel) -> np.ndarray:
+    """`float32[2 * bins, 1, window]`: removal of the mean, Hann window and DFT as one linear map."""
+    c = log_mel.config
+    sample = np.arange(c.window)
+    angle = 2 * np.pi * np.arange(c.n_fft // 2 + 1)[:, None] * sample / c.n_fft
+    basis = np.concatenate([np.cos(angle), -np.sin(angle)]) * log_mel.window.double().cpu().numpy()
+    centred = basis - basis.mean(axis=1, keepdims=True)
+    return centred[:, None].astype(np.float32)
+
+
+def _subsampling(graph: _Graph, model: AcousticModel, x: str, frames: str) -> tuple[str, str]:
+    x = graph.add("Unsqueeze", x, graph.constant([1]))  # [B, 1, T, F]
+    for convolution in (model.subsampling.first, model.subsampling.second):
+        x = _mask(graph, x, frames)
+        weight, bias = graph.constant(convolution.weight), graph.constant(_bias(convolution))
+        x = graph.add("Relu", graph.add("Conv", x, weight, bias, strides=[2, 2], pads=[1, 1, 1, 1]))
+        frames = graph.add("Div", graph.add("Add", frames, graph.constant(1)), graph.constant(2))
+    x = graph.add("Transpose", x, perm=[0, 2, 1, 3])
+    x = graph.add("Reshape", x, graph.constant([0, 0, -1]))
+    return _linear(graph, model.subsampling.projection, x), frames
+
+
+def _mask(graph: _Graph, x: str, frames: str) -> str:
+    """Zero `[B, C, T, F]` beyond each utterance's frames."""
+    size = graph.add("Squeeze", graph.add("Shape", x, start=2, end=3), graph.constant([0]))
+    time = graph.add("Range", graph.constant(0), size, graph.constant(1))
+    valid = graph.add("Less", time, graph.add("Unsqueeze", frames, graph.constant([1])))
+    mask = graph.add("Unsqueeze", graph.add("Cast", valid, to=TensorProto.FLOAT), graph.constant([1, 3]))
+    return graph.add("Mul", x, mask)
+
+
+def _layer_norm(graph: _Graph, norm: nn.Module, x: str) -> str:
+    assert isinstance(norm, nn.LayerNorm)
+    weight, bias = graph.constant(norm.weight), graph.constant(norm.bias)
+    return graph.add("LayerNormalization", x, weight, bias, axis=-1, epsilon=norm.eps)
+
+
+def _linear(graph: _Graph, linear: nn.Linear, x: str) -> str:
+    return graph.add("Add", graph.add("MatMul", x, graph.constant(linear.weight.T)), graph.constant(linear.bias))
+
+
+def _bias(module: nn.Module) -> Tensor:
+    bias = module.bias
+    assert isinstance(bias, Tensor)
+    return bias
+
+
+def _recurrent(graph: _Graph, layer: nn.Module, x: str, steps: str) -> str:
+    """`[T, B, D]` -> `[T, B, directions * H]` as one GRU, LSTM or RNN operator."""
+    assert isinstance(layer, RecurrentLayer)
+    rnns = [layer.ahead] if layer.back is None else [layer.ahead, layer.back]
+    kind, hidden = layer.ahead.mode.lower().removesuffix("_tanh"), layer.ahead.hidden_size
+    w, r, b = (np.stack(parts) for parts in zip(*(_weights(rnn, kind) for rnn in rnns), strict=True))
+    attributes = {"linear_before_reset": 1} if kind == "gru" else {}
+    direction = "forward" if layer.back is None else "bidirectional"
+    inputs = (x, graph.constant(w), graph.constant(r), graph.constant(b), steps)
+    y = graph.add(kind.upper(), *inputs, hidden_size=hidden, direction=direction, **attributes)
+    y = graph.add("Transpose", y, perm=[0, 2, 1, 3])  # [T, directions, B, H] -> [T, B, directions, H]
+    return graph.add("Reshape", y, graph.constant([0, 0, -1]))
+
+
+def _weights(rnn: nn.RNNBase, kind: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Input and recurrent weights and both biases of one direction, gates in ONNX's order."""
+
+    def reorder(weight: Tensor) -> np.ndarray:
+        gates = np.split(weight.detach().cpu().float().numpy(), len(_GATES[kind]))
+        return np.concatenate([gates[i] for i in _GATES[kind]])
+
+    biases = np.concatenate([reorder(rnn.bias_ih_l0), reorder(rnn.bias_hh_l0)])
+    return reorder(rnn.weight_ih_l0), reorder(rnn.weight_hh_l0), biases

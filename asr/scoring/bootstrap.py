@@ -1,0 +1,103 @@
+"""Bootstrap confidence intervals of error rates: Bisani & Ney, ICASSP 2004.
+
+What is drawn with replacement are speakers, whose utterances succeed or fail together, wherever every
+utterance names its speaker and there are two or more of them; otherwise utterances.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from asr.errors import ManifestError
+from asr.scoring.wer import Counts, UtteranceScore
+
+REPLICATES = 10_000
+_DRAWS_AT_ONCE = 1_000_000
+
+
+@dataclass(frozen=True)
+class Interval:
+    """95 % percentile interval of an error rate; `units` speakers or utterances were resampled."""
+
+    low: float
+    high: float
+    unit: str
+    units: int
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """WER of B minus WER of A on the same utterances, its 95 % interval, and the share of replicates in
+    which B makes fewer errors (the paper's probability of improvement)."""
+
+    difference: float
+    low: float
+    high: float
+    improvement: float
+
+
+def interval(
+    scores: Sequence[UtteranceScore],
+    counts: Callable[[UtteranceScore], Counts] = lambda s: s.words,
+    seed: int = 0,
+    replicates: int = REPLICATES,
+) -> Interval | None:
+    """Interval of the corpus's error rate, the same for any order of `scores`.
+
+    None where there is nothing to resample: fewer than two utterances, or no reference words.
+    """
+    values = {s.id: (counts(s).errors, counts(s).length) for s in scores}
+    if len(scores) < 2 or not any(length for _, length in values.values()):
+        return None
+    unit, sums = _sums_by_unit(scores, values)
+    low, high = np.percentile(_resample(sums, seed, replicates), [2.5, 97.5])
+    return Interval(float(low), float(high), unit, len(sums))
+
+
+def compare(a: Sequence[UtteranceScore], b: Sequence[UtteranceScore], seed: int = 0) -> Comparison:
+    """Paired comparison of two systems by word errors. Raises ManifestError where utterances differ."""
+    others = {s.id: s for s in b}
+    for s in a:
+        if s.id not in others or s.reference != others[s.id].reference:
+            raise ManifestError(
+                f"utterance {s.id!r} differs between the systems; evaluate both on one manifest"
+            )
+    if len(a) != len(b) or not sum(s.words.length for s in a):
+        raise ManifestError(f"{len(a)} and {len(b)} utterances; evaluate both systems on one manifest")
+    values = {s.id: (others[s.id].words.errors - s.words.errors, s.words.length) for s in a}
+    _, sums = _sums_by_unit(a, values)
+    rates = _resample(sums, seed, REPLICATES)
+    low, high = np.percentile(rates, [2.5, 97.5])
+    difference, length = sums.sum(axis=0)
+    return Comparison(float(difference / length), float(low), float(high), float((rates < 0).mean()))
+
+
+def _sums_by_unit(
+    scores: Sequence[UtteranceScore], values: dict[str, tuple[int, int]]
+) -> tuple[str, np.ndarray]:
+    """`int64[units, 2]`: the values summed by speaker, or by utterance, in the order of their names."""
+    speakers = {s.speaker for s in scores}
+    by_speaker = None not in speakers and len(speakers) > 1
+    sums: dict[str, np.ndarray] = {}
+    for s in scores:
+        name = str(s.speaker) if by_speaker else s.id
+        sums[name] = sums.get(name, np.zeros(2, dtype=np.int64)) + values[s.id]
+    return "speaker" if by_speaker else "utterance", np.array([sums[name] for name in sorted(sums)])
+
+
+def _resample(sums: np.ndarray, seed: int, replicates: int) -> np.ndarray:
+    """`float[replicates]`: sum of the first column over sum of the second, units drawn with replacement.
+
+    Replicates without a reference word have no rate and are left out.
+    """
+    random = np.random.default_rng(seed)
+    units = len(sums)
+    block = max(1, _DRAWS_AT_ONCE // units)
+    blocks = [
+        sums[random.integers(units, size=(min(block, replicates - start), units))].sum(axis=1)
+        for start in range(0, replicates, block)
+    ]
+    errors, lengths = np.concatenate(blocks).T
+    rates: np.ndarray = errors[lengths > 0] / lengths[lengths > 0]
+    return rates

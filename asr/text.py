@@ -1,0 +1,81 @@
+"""Transcripts: normalisation, and the tokens that a CTC model emits."""
+
+import unicodedata
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from asr.errors import TextError
+
+BLANK = 0
+"""Index of the CTC blank in every vocabulary."""
+
+ENGLISH = " 'ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+"""LibriSpeech's alphabet."""
+
+_DROPPED = frozenset('.,;:!?"()[]{}…«»“”„¿¡')
+_SPACES = frozenset("-‐‑‒–—―/_")
+_APOSTROPHES = frozenset("’‘ʼ`´")
+
+
+def normalize(text: str, characters: str = ENGLISH) -> str:
+    """Bring free text as close to the alphabet `characters` as is safe.
+
+    Case is folded where the alphabet has one case only, accents are stripped where the alphabet lacks
+    the accented letter, punctuation is dropped and white space collapsed. What is left outside the
+    alphabet (digits, say) stays in the text, so that `Tokenizer.unknown` can report it.
+    """
+    alphabet = frozenset(characters)
+    if not any(c.islower() for c in characters):
+        text = text.upper()
+    elif not any(c.isupper() for c in characters):
+        text = text.lower()
+    text = unicodedata.normalize("NFC", text)
+    return " ".join("".join(_normalize_character(c, alphabet) for c in text).split())
+
+
+def _normalize_character(character: str, alphabet: frozenset[str]) -> str:
+    if character in alphabet:
+        return character
+    if character in _APOSTROPHES and "'" in alphabet:
+        return "'"
+    if character in _DROPPED:
+        return ""
+    if character in _SPACES or character.isspace():
+        return " "
+    plain = "".join(c for c in unicodedata.normalize("NFKD", character) if not unicodedata.combining(c))
+    return plain if plain and set(plain) <= alphabet else character
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """One token a character; token 0 is the CTC blank, token i+1 is `characters[i]`."""
+
+    characters: str = ENGLISH
+
+    def __post_init__(self) -> None:
+        if not self.characters or len(set(self.characters)) != len(self.characters):
+            raise TextError(f"vocabulary {self.characters!r}: characters must be present and distinct")
+
+    @property
+    def size(self) -> int:
+        """Number of tokens, the blank included."""
+        return len(self.characters) + 1
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of `text`. Raises TextError that names the characters outside the vocabulary."""
+        if outside := self.unknown(text):
+            raise TextError(f"characters outside the vocabulary: {outside!r} in {text[:60]!r}")
+        return [self.characters.index(c) + 1 for c in text]
+
+    def decode(self, tokens: Iterable[int]) -> str:
+        """Text of `tokens`, none of which may be the blank."""
+        return "".join(self.characters[token - 1] for token in tokens)
+
+    def unknown(self, text: str) -> str:
+        """The distinct characters of `text` that no token stands for, sorted."""
+        return "".join(sorted(set(text) - set(self.characters)))
+
+
+def ctc_frames_needed(tokens: list[int]) -> int:
+    """Least number of frames in which CTC can emit `tokens`: one each, and a blank between repeats."""
+    return len(tokens) + sum(a == b for a, b in zip(tokens, tokens[1:], strict=False))

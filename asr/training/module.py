@@ -1,0 +1,153 @@
+"""CTC training as a LightningModule."""
+
+import math
+from typing import Any
+
+import jiwer
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as F
+from pytorch_lightning.utilities import rank_zero_warn
+from torch import Tensor
+
+from asr.decoding.greedy import greedy
+from asr.errors import TrainingError
+from asr.model.acoustic import AcousticModel, Architecture
+from asr.model.recurrent import Cell
+from asr.features.logmel import LogMelConfig
+from asr.text import BLANK, ENGLISH, Tokenizer
+from asr.training.augment import SpecAugment, SpecAugmentConfig
+from asr.training.data import Batch, SpeechData, name_some
+
+
+class CTCModule(pl.LightningModule):
+    """An acoustic model, its CTC loss and its optimiser.
+
+    Args:
+        cell: Recurrent cell.
+        layers: Number of recurrent layers.
+        hidden: Units of each layer and direction.
+        bidirectional: Whether each layer also reads the utterance from its end.
+        dropout: Share of activations dropped after the subsampling and after each layer.
+        learning_rate: Peak learning rate of AdamW.
+        weight_decay: Decoupled weight decay of AdamW.
+        warmup_steps: Steps in which the learning rate rises linearly from zero.
+        final_share: Learning rate at the last step as a share of the peak; half a cosine lies between.
+        spec_augment: Masking of training features.
+        characters: The alphabet, taken from the data's.
+        seed: Decides dropout and masks, taken from seed_everything.
+    """
+
+    def __init__(
+        self,
+        cell: Cell = "gru",
+        layers: int = 3,
+        hidden: int = 256,
+        bidirectional: bool = True,
+        dropout: float = 0.1,
+        learning_rate: float = 1e-3,
+        weight_decay: float = 1e-2,
+        warmup_steps: int = 100,
+        final_share: float = 0.02,
+        spec_augment: SpecAugmentConfig = SpecAugmentConfig(),  # noqa: B008 - frozen
+        characters: str = ENGLISH,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.tokenizer = Tokenizer(characters)
+        mels = LogMelConfig().mels
+        self.model = AcousticModel(
+            Architecture(self.tokenizer.size, cell, layers, hidden, bidirectional, dropout, mels)
+        )
+        self.spec_augment = SpecAugment(spec_augment)
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.warmup_steps = warmup_steps
+        self.final_share = final_share
+        self.seed = seed
+
+    def setup(self, stage: str) -> None:
+        """Take the training data's statistics. Called by the trainer."""
+        data: SpeechData = self.trainer.datamodule  # type: ignore[attr-defined]
+        mean, std = data.train_set.statistics()
+        self.model.mean.copy_(torch.from_numpy(mean))
+        self.model.std.copy_(torch.from_numpy(std))
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """AdamW; a linear warm-up, then half a cosine down to `final_share` of the peak."""
+        optimizer = torch.optim.AdamW(self.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay)
+        total = int(self.trainer.estimated_stepping_batches)
+
+        def share(step: int) -> float:
+            if step < self.warmup_steps:
+                return (step + 1) / self.warmup_steps
+            progress = min(1.0, (step - self.warmup_steps) / max(1, total - self.warmup_steps))
+            return self.final_share + (1 - self.final_share) * 0.5 * (1 + math.cos(math.pi * progress))
+
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def losses(self, batch: Batch, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """CTC loss of each utterance in nats `[B]` (float32), log-probabilities and their lengths."""
+        log_probs, lengths = self.model(features, batch.lengths)
+        with torch.autocast(self.device.type, enabled=False):
+            losses = F.ctc_loss(
+                log_probs.transpose(0, 1), batch.targets, lengths, batch.target_lengths, BLANK, reduction="none"
+            )
+        return losses, log_probs, lengths
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Loss in nats a token. Raises TrainingError that names the utterances whose loss is not finite."""
+        # Seeding each step from its number makes dropout and masks independent of stops in between.
+        torch.manual_seed(hash((self.seed, self.current_epoch, batch_idx, self.global_rank)))
+        losses, _, _ = self.losses(batch, self.spec_augment(batch.features, self.model.mean))
+        if not bool(torch.isfinite(losses).all()):
+            broken = [i for i, finite in zip(batch.ids, losses.isfinite().tolist(), strict=True) if not finite]
+            raise TrainingError(
+                f"the loss is not finite at step {self.global_step} for {name_some(broken)}; "
+                "lower model.learning_rate or look at these recordings; --resume goes on from the last checkpoint"
+            )
+        loss = losses.sum() / batch.target_lengths.sum()
+        self.log("loss", loss.detach(), prog_bar=True, on_step=True, on_epoch=False, batch_size=len(batch.ids))
+        return loss
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the counts of the epoch before."""
+        # word errors, words, character errors, characters, nats, tokens, non-empty hypotheses
+        self._sums = torch.zeros(7, dtype=torch.float64)
+        self._some_ids: list[str] = []
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Count the errors of greedy decoding."""
+        losses, log_probs, lengths = self.losses(batch, batch.features)
+        hypotheses = [
+            greedy(row[:length], self.tokenizer, frame_seconds=1.0).text
+            for row, length in zip(log_probs.cpu().numpy(), lengths.tolist(), strict=True)
+        ]
+        words = jiwer.process_words(batch.texts, hypotheses)
+        characters = jiwer.process_characters(batch.texts, hypotheses)
+        sums = [
+            words.substitutions + words.deletions + words.insertions,
+            words.substitutions + words.deletions + words.hits,
+            characters.substitutions + characters.deletions + characters.insertions,
+            characters.substitutions + characters.deletions + characters.hits,
+            float(losses.sum()),
+            int(batch.target_lengths.sum()),
+            sum(map(bool, hypotheses)),
+        ]
+        self._sums += torch.tensor(sums, dtype=torch.float64)
+        self._some_ids += batch.ids[:2]
+
+    def on_validation_epoch_end(self) -> None:
+        """Sum over batches and ranks, and only then divide."""
+        sums = self.trainer.strategy.reduce(self._sums.float().to(self.device), reduce_op="sum")
+        assert isinstance(sums, Tensor)
+        errors, words, character_errors, characters, nats, tokens, spoken = sums.tolist()
+        self.log("val_loss", nats / tokens)
+        self.log("val_wer", errors / words, prog_bar=True)
+        self.log("val_cer", character_errors / characters)
+        if spoken == 0:
+            rank_zero_warn(
+                f"the model emits only blanks after epoch {self.current_epoch} (for {name_some(self._some_ids)}); "
+                "this is usual in the first epochs, later it asks for a lower model.learning_rate"
+            )

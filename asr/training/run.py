@@ -1,0 +1,116 @@
+"""`asr train`: LightningCLI around CTCModule and SpeechData."""
+
+import warnings
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import EMAWeightAveraging, ModelCheckpoint
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+
+from asr.errors import TrainingError
+from asr.training.callbacks import EpochLine, plot_curves
+from asr.training.data import SpeechData
+from asr.training.module import CTCModule
+
+
+class TrainCLI(LightningCLI):
+    """Adds the weight average, the logs and the checkpoints to Lightning's command line."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Called by LightningCLI."""
+        parser.add_lightning_class_args(EMAWeightAveraging, "ema")
+        parser.set_defaults({"ema.decay": 0.999, "ema.use_buffers": False})
+        parser.add_argument(
+            "--checkpoint_minutes", type=float, default=5.0, help="Minutes of training that a kill may cost."
+        )
+        parser.link_arguments("data.characters", "model.characters")
+        parser.link_arguments("seed_everything", "model.seed", compute_fn=int)
+        parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
+
+    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
+        """Called by LightningCLI. Everything a run writes goes below `trainer.default_root_dir`."""
+        root = Path(self.config_init["trainer"]["default_root_dir"])
+        interval = timedelta(minutes=self.config_init["checkpoint_minutes"])
+        self.trainer_defaults["callbacks"] = [
+            EpochLine(),
+            ModelCheckpoint(root, "recent", train_time_interval=interval, enable_version_counter=False),
+            ModelCheckpoint(root, "best", "val_wer", save_last=True, enable_version_counter=False),
+        ]
+        loggers = [CSVLogger(root, "logs", flush_logs_every_n_steps=20), TensorBoardLogger(root, "tensorboard")]
+        return super().instantiate_trainer(logger=loggers, **kwargs)
+
+
+def train(arguments: Sequence[str], resume: bool = False) -> Path:
+    """Train and write the model bundle; returns its folder.
+
+    `arguments` are LightningCLI's own (`--config RECIPE --model.layers=4`). Raises TrainingError where the
+    run's folder holds an earlier run and `resume` is not set, or none and `resume` is.
+    """
+    _quieten()
+    cli = TrainCLI(
+        CTCModule,
+        SpeechData,
+        run=False,
+        args=list(arguments),
+        seed_everything_default=0,
+        trainer_defaults={
+            "default_root_dir": "exp/run",
+            "num_sanity_val_steps": 0,
+            "use_distributed_sampler": False,
+        },
+    )
+    root = Path(cli.trainer.default_root_dir)
+    checkpoint = _checkpoint_to_resume(root, resume)
+    cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=checkpoint, weights_only=True)
+    if cli.trainer.interrupted:
+        raise TrainingError(f"{root}: interrupted; go on with --resume")
+    plot_curves(root / "logs", root / "curves.png")
+    return _write_bundle(cli, root)
+
+
+def _checkpoint_to_resume(root: Path, resume: bool) -> Path | None:
+    """The newest checkpoint, if it is wanted."""
+    found = [path for name in ("last.ckpt", "recent.ckpt") if (path := root / name).exists()]
+    if resume and not found:
+        raise TrainingError(f"{root}: no checkpoint to resume from; start without --resume")
+    if found and not resume:
+        raise TrainingError(
+            f"{root}: holds an earlier run; go on with --resume, or set another --trainer.default_root_dir"
+        )
+    return max(found, key=lambda path: path.stat().st_mtime, default=None)
+
+
+def _write_bundle(cli: TrainCLI, root: Path) -> Path:
+    """Export the checkpoint with the best validation WER."""
+    from asr.model.export import save_bundle
+
+    checkpoint = torch.load(root / "best.ckpt", map_location="cpu", weights_only=True)
+    cli.model.load_state_dict(checkpoint["state_dict"])
+    best = next(s for name, s in checkpoint["callbacks"].items() if "val_wer" in name)["best_model_score"]
+    data: SpeechData = cli.datamodule
+    return save_bundle(
+        root / "bundle",
+        cli.model.model,
+        data.log_mel,
+        characters=data.tokenizer.characters,
+        training_data=", ".join(folder.name for folder in data.train_folders),
+        wer={"validation, greedy, while training": round(float(best), 4)},
+    )
+
+
+def _quieten() -> None:
+    """Hide warnings that have been dealt with."""
+    for message in (
+        ".*args parameter is intended to run from within Python.*",  # it is
+        ".*Checkpoint directory .* exists.*",
+        ".*does not have many workers.*",  # a batch is one gather; see SpeechData._loader
+        ".*your dataloader is not resumable.*",  # it is: BucketSampler.skip
+        ".*Checkpoint directory .* exists and is not empty.*",
+        ".*Experiment logs directory .* exists and is not empty.*",
+    ):
+        warnings.filterwarnings("ignore", message)

@@ -1,0 +1,245 @@
+"""A user's own data: folders and tables, good and bad."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from asr import manifest
+from asr.data_prep.folder import prepare, scan
+from asr.errors import PrepareError
+from asr.features.extraction import Problem
+from asr.features.store import FeatureStore
+from tests.corpora import record, times
+
+
+def speak(path: Path, text: str, seconds: float = 1.0) -> Path:
+    record(path, seconds)
+    path.with_suffix(".txt").write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au", ".WAV"])
+def test_formats(tmp_path: Path, suffix: str) -> None:
+    speak(tmp_path / f"one{suffix}", "yes")
+    utterances, problems = scan(tmp_path)
+    assert problems == []
+    assert [(u.id, u.text) for u in utterances] == [("one", "YES")]
+    assert utterances[0].duration == pytest.approx(1.0, abs=0.1)
+
+
+def test_folder(tmp_path: Path) -> None:
+    source, out = tmp_path / "source", tmp_path / "out"
+    speak(source / "monday" / "take 1.wav", "Hello, world!\nIt\u2019s me —  café.\n")
+    speak(source / "tuesday" / "take 1.wav", "\ufeffgood-bye")
+    speak(source / ".trash" / "take 2.wav", "hidden")
+    assert prepare(source, out) == []
+    rows = manifest.read(out / "manifest.jsonl")
+    assert [(row.id, row.text) for row in rows] == [
+        ("monday/take 1", "HELLO WORLD IT'S ME CAFE"),
+        ("tuesday/take 1", "GOOD BYE"),
+    ]
+    assert set(FeatureStore(out).entries) == {("monday/take 1", 1.0), ("tuesday/take 1", 1.0)}
+
+
+def test_other_alphabet(tmp_path: Path) -> None:
+    speak(tmp_path / "a.wav", "Schöne Grüße")
+    assert scan(tmp_path, " abcdefghijklmnopqrstuvwxyzäöüß")[0][0].text == "schöne grüße"
+
+
+def test_output_below_the_source(tmp_path: Path) -> None:
+    speak(tmp_path / "a.wav", "yes")
+    out = tmp_path / "prepared"
+    assert prepare(tmp_path, out) == []
+    before = times(out)
+    assert prepare(tmp_path, out) == []
+    assert times(out) == before
+
+
+def test_bad_folder(tmp_path: Path) -> None:
+    source, out = tmp_path / "source", tmp_path / "out"
+    speak(source / "good.wav", "good")
+    speak(source / "digits.wav", "room 12")
+    speak(source / "silent.wav", "...")
+    speak(source / "long.wav", "far too many words for such a short recording")
+    speak(source / "latin.wav", "").with_suffix(".txt").write_bytes(b"caf\xe9")
+    speak(source / "twice.wav", "twice")
+    record(source / "twice.flac", 1.0)
+    record(source / "alone.wav", 1.0)
+    (source / "notes.txt").write_text("no recording of this")
+    speak(source / "broken.wav", "broken").write_bytes(b"RIFF")
+    problems = prepare(source, out)
+    assert problems == [
+        Problem("alone", f"audio without transcript: no alone.txt beside {source}/alone.wav"),
+        Problem(
+            "latin",
+            f"{source}/latin.txt: cannot read the transcript "
+            "('utf-8' codec can't decode byte 0xe9 in position 3: unexpected end of data)",
+        ),
+        Problem("notes", f"transcript without audio: no recording beside {source}/notes.txt"),
+        Problem("broken", f"{source}/broken.wav: cannot read the recording (Format not recognised)"),
+        Problem("digits", "characters outside the vocabulary: '12' in 'ROOM 12'"),
+        Problem("silent", "the text is empty"),
+        Problem("twice", f"the id stands twice; {source}/twice.wav is left out"),
+        Problem("long", "too short for its text: 25 frames after subsampling, CTC needs 46"),
+    ]
+    assert [row.id for row in manifest.read(out / "manifest.jsonl")] == ["good", "twice"]
+    assert prepare(source, out) == problems
+
+
+ROWS = [
+    {
+        "audio_filepath": "audio/a.wav",
+        "text": "first, one",
+        "duration": "1.0",
+        "speaker": "anna",
+        "id": "one",
+    },
+    {"audio_filepath": "audio/b.wav", "text": "second", "duration": "", "speaker": "", "id": ""},
+]
+
+
+def write_table(path: Path, rows: list[dict[str, str]]) -> Path:
+    if path.suffix in (".jsonl", ".json"):
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return path
+    mark = "\t" if path.suffix == ".tsv" else ","
+    quote = '"' if mark == "," else ""
+    lines = [mark.join(rows[0]), *(mark.join(f"{quote}{v}{quote}" for v in row.values()) for row in rows)]
+    path.write_text("\ufeff" + "".join(f"{line}\r\n" for line in lines), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".json", ".CSV"])
+def test_table(tmp_path: Path, suffix: str) -> None:
+    for name in "ab":
+        record(tmp_path / "audio" / f"{name}.wav", 1.0)
+    table = write_table(tmp_path / f"table{suffix.lower()}", ROWS)
+    table = table.rename(table.with_suffix(suffix))
+    utterances, problems = scan(table)
+    assert problems == []
+    assert [(u.id, u.text, u.speaker, u.duration) for u in utterances] == [
+        ("one", "FIRST ONE", "anna", 1.0),
+        ("audio/b", "SECOND", None, 1.0),
+    ]
+    assert [u.audio_filepath for u in utterances] == [tmp_path / "audio" / f"{name}.wav" for name in "ab"]
+
+
+def test_manifest_of_a_preparation_is_a_source(tmp_path: Path) -> None:
+    speak(tmp_path / "source" / "a.wav", "yes")
+    prepare(tmp_path / "source", tmp_path / "first")
+    assert prepare(tmp_path / "first" / "manifest.jsonl", tmp_path / "second") == []
+    first, second = (tmp_path / name / "manifest.jsonl" for name in ("first", "second"))
+    assert manifest.read(first) == manifest.read(second)
+
+
+def test_tsv_knows_no_quotes(tmp_path: Path) -> None:
+    record(tmp_path / "a.wav", 1.0)
+    (tmp_path / "t.tsv").write_text('audio_filepath\ttext\na.wav\t"Yes" he said\n')
+    assert [u.text for u in scan(tmp_path / "t.tsv")[0]] == ["YES HE SAID"]
+
+
+def test_line_separator_in_a_text_ends_no_line(tmp_path: Path) -> None:
+    record(tmp_path / "a.wav", 1.0)
+    (tmp_path / "t.jsonl").write_text(
+        '{"audio_filepath": "a.wav", "text": "one\u2028two"}\n', encoding="utf-8"
+    )
+    utterances, problems = scan(tmp_path / "t.jsonl")
+    assert ([u.text for u in utterances], problems) == (["ONE TWO"], [])
+
+
+def test_bad_csv(tmp_path: Path) -> None:
+    record(tmp_path / "a.wav", 1.0)
+    table = tmp_path / "t.csv"
+    lines = [
+        "audio_filepath,duration,text",
+        "a.wav,1.0,good",
+        "absent.wav,1.0,missing",
+        "a.wav,1.0",
+        "a.wav,1.0,one,too many",
+        "",
+        'a.wav,1.0,"odd" quotes',
+        "a.wav,long,no number",
+        "a.wav,-1,negative",
+        "a.wav,9.5,of another recording",
+        ",1.0,no recording",
+        'a.wav,1.0,"never closed',
+        "a.wav,1.0,lost in the quotes",
+    ]
+    table.write_text("\n".join(lines) + "\n")
+    utterances, problems = scan(table)
+    assert [u.text for u in utterances] == ["GOOD"]
+    assert problems == [
+        Problem(f"{table}:4", "broken line (2 fields, expected 3)"),
+        Problem(f"{table}:5", "broken line (4 fields, expected 3)"),
+        Problem(f"{table}:7", "broken line (',' expected after '\"')"),
+        Problem(f"{table}:8", "duration 'long' is not a length in seconds"),
+        Problem(f"{table}:9", "duration '-1' is not a length in seconds"),
+        Problem(f"{table}:11", "the audio_filepath is empty"),
+        Problem(f"{table}:12", "broken line to 13 (unexpected end of data)"),
+        Problem(f"{table}:3", f"{tmp_path}/absent.wav: cannot read the recording (no such file)"),
+        Problem(f"{table}:10", f"the duration is given as 9.5 s, but {tmp_path}/a.wav lasts 1 s"),
+    ]
+
+
+def test_bad_json_lines(tmp_path: Path) -> None:
+    record(tmp_path / "a.wav", 1.0)
+    table = tmp_path / "t.jsonl"
+    lines = [
+        '{"audio_filepath": "a.wav", "text": "good", "speaker": 7}',
+        "{broken",
+        "[]",
+        '{"audio_filepath": "a.wav"}',
+        '{"text": "no recording"}',
+        '{"audio_filepath": "a.wav", "text": 5}',
+        '{"audio_filepath": "a.wav", "text": "a part", "offset": 3.5, "duration": 1.0}',
+        '{"audio_filepath": "a.wav", "text": "x", "duration": NaN}',
+    ]
+    table.write_text("\n".join(lines))
+    utterances, problems = scan(table)
+    assert [(u.id, u.text, u.speaker) for u in utterances] == [("a", "GOOD", "7")]
+    broken = "Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"
+    assert problems == [
+        Problem(f"{table}:2", f"broken line ({broken})"),
+        Problem(f"{table}:3", "broken line (expected a JSON object)"),
+        Problem(f"{table}:4", "the key 'text' is missing or not a string"),
+        Problem(f"{table}:5", "the key 'audio_filepath' is missing or not a string"),
+        Problem(f"{table}:6", "the key 'text' is missing or not a string"),
+        Problem(f"{table}:7", "an offset into a longer recording is not supported; cut the recording first"),
+        Problem(f"{table}:8", "duration nan is not a length in seconds"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("t.csv", "path,text\n", "no column 'audio_filepath' in the first line, which has path, text"),
+        (
+            "t.csv",
+            "audio_filepath;text\n",
+            "no column 'audio_filepath' in the first line, which has audio_filepath;text",
+        ),
+        ("t.tsv", "", "no column 'audio_filepath' in the first line, which has "),
+        ("t.csv", "audio_filepath,text\n", "no recording is there"),
+        ("t.xlsx", "", "expected a folder or a .csv, .tsv or .jsonl file"),
+        (
+            "t.csv",
+            "\udcff",
+            "cannot read the table ('utf-8' codec can't decode byte 0xff in position 0: invalid start byte)",
+        ),
+    ],
+)
+def test_useless_table(tmp_path: Path, name: str, content: str, reason: str) -> None:
+    (tmp_path / name).write_bytes(content.encode(errors="surrogateescape"))
+    with pytest.raises(PrepareError) as error:
+        scan(tmp_path / name)
+    assert str(error.value) == f"{tmp_path / name}: {reason}"
+
+
+def test_no_source(tmp_path: Path) -> None:
+    with pytest.raises(PrepareError) as error:
+        scan(tmp_path / "absent")
+    assert str(error.value) == f"{tmp_path}/absent: no such file or folder"
+    with pytest.raises(PrepareError) as error:
+        scan(tmp_path)
+    assert str(error.value) == f"{tmp_path}: no recording is there"

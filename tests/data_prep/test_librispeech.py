@@ -1,0 +1,285 @@
+"""LibriSpeech from a tree that is there, and from a web server that behaves and misbehaves."""
+
+import hashlib
+import io
+import os
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from asr import manifest
+from asr.data_prep import download
+from asr.data_prep.librispeech import SUBSETS, Subset, prepare, scan
+from asr.errors import PrepareError
+from asr.features.extraction import Problem
+from asr.features.store import FeatureStore
+from tests import corpora
+from tests.data_prep.server import Server, serve
+
+TEXTS = {"84-121-0000": "GO DO YOU HEAR", "84-121-0001": "BUT NOT SO", "174-50-0000": "IT'S HER"}
+SHARED = Path(os.environ.get("ASR_SHARED_DATA", Path(__file__).parents[3] / "shared" / "data"))
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    """A tree with two subsets."""
+    corpora.librispeech(tmp_path / "corpus" / "LibriSpeech" / "dev-clean", TEXTS)
+    corpora.librispeech(tmp_path / "corpus" / "LibriSpeech" / "my-own", {"1-2-0000": "I AM"})
+    (tmp_path / "corpus" / "LibriSpeech" / "README.TXT").write_text("not a subset")
+    return tmp_path / "corpus"
+
+
+def test_scan(corpus: Path) -> None:
+    utterances, problems = scan(corpus / "LibriSpeech" / "dev-clean")
+    assert problems == []
+    assert {u.id: u.text for u in utterances} == TEXTS
+    assert {u.id: u.speaker for u in utterances} == {name: name.split("-")[0] for name in TEXTS}
+    assert {u.duration for u in utterances} == {1.0}
+    assert all(u.audio_filepath.stem == u.id and u.audio_filepath.exists() for u in utterances)
+
+
+@pytest.mark.parametrize("below", ["", "LibriSpeech"])
+def test_prepare_all_that_is_there(corpus: Path, tmp_path: Path, below: str) -> None:
+    out = tmp_path / "out"
+    assert prepare([], corpus / below, out) == []
+    assert {u.id for u in manifest.read(out / "dev-clean" / "manifest.jsonl")} == set(TEXTS)
+    assert {u.id for u in manifest.read(out / "my-own" / "manifest.jsonl")} == {"1-2-0000"}
+    assert len(FeatureStore(out / "dev-clean").entries) == 3
+
+
+def test_prepare_one_subset(corpus: Path, tmp_path: Path) -> None:
+    prepare(["my-own"], corpus, tmp_path / "out", speeds=[1.1])
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["my-own"]
+    assert set(FeatureStore(tmp_path / "out" / "my-own").entries) == {("1-2-0000", 1.0), ("1-2-0000", 1.1)}
+
+
+def test_every_kind_of_damage_is_named(corpus: Path, tmp_path: Path) -> None:
+    chapter = corpus / "LibriSpeech" / "dev-clean" / "84" / "121"
+    transcript = chapter / "84-121.trans.txt"
+    with transcript.open("a") as file:
+        file.write("84-121-0002 NOBODY READ THIS\n\n84-122-0000 ANOTHER CHAPTER\n84-121-0003\nJUST WORDS\n")
+        file.write("84-121-0004 CAFÉ NO 5\n84-121-0005 BROKEN\n84-121-0000 ONCE MORE\n")
+    for number in (3, 4, 9):
+        corpora.record(chapter / f"84-121-000{number}.flac", 1.0)
+    (chapter / "84-121-0005.flac").write_bytes(b"fLaC")
+    other = corpus / "LibriSpeech" / "dev-clean" / "174" / "50" / "174-50.trans.txt"
+    other.write_bytes(b"174-50-0000 \xff\n")
+    out = tmp_path / "out"
+    problems = prepare(["dev-clean"], corpus, out)
+    expected = [
+        Problem(
+            str(other),
+            "cannot read the transcript "
+            "('utf-8' codec can't decode byte 0xff in position 12: invalid start byte)",
+        ),
+        Problem("84-121-0002", f"transcript without audio: no {chapter}/84-121-0002.flac"),
+        Problem(f"{transcript}:5", "malformed line, expected '84-121-<number> <text>'"),
+        Problem(f"{transcript}:7", "malformed line, expected '84-121-<number> <text>'"),
+        Problem("174-50-0000", f"audio without transcript: {other.parent}/174-50-0000.flac"),
+        Problem("84-121-0009", f"audio without transcript: {chapter}/84-121-0009.flac"),
+        Problem(
+            "84-121-0005",
+            f"{chapter}/84-121-0005.flac: cannot read the recording (Format not recognised)",
+        ),
+        Problem("84-121-0003", "the text is empty"),
+        Problem("84-121-0004", "characters outside the vocabulary: '5É' in 'CAFÉ NO 5'"),
+        Problem("84-121-0000", f"the id stands twice; {chapter}/84-121-0000.flac is left out"),
+    ]
+    assert problems == expected
+    lines = [f"{problem.name}\t{problem.reason}\n" for problem in expected]
+    assert (out / "dev-clean" / "problems.txt").read_text() == "".join(lines)
+    rows = manifest.read(out / "dev-clean" / "manifest.jsonl")
+    assert {row.id: row.text for row in rows} == {n: t for n, t in TEXTS.items() if n.startswith("84")}
+    assert prepare(["dev-clean"], corpus, out) == expected
+
+
+def test_one_bad_subset_does_not_stop_the_others(corpus: Path, tmp_path: Path) -> None:
+    for path in (corpus / "LibriSpeech" / "dev-clean").rglob("*.flac"):
+        path.unlink()
+    out = tmp_path / "out"
+    problems = prepare([], corpus, out)
+    reason = f"{out}/dev-clean: not one utterance could be used; see {out}/dev-clean/problems.txt"
+    assert problems == [Problem("dev-clean", reason)]
+    assert (out / "my-own" / "meta.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("subsets", "where", "reason"),
+    [
+        (["dev-other"], "", "{root}/LibriSpeech: no subset 'dev-other' is there, only dev-clean, my-own"),
+        ([], "nowhere", "{root}/nowhere: no such folder; expected a LibriSpeech tree, {layout}"),
+        ([], "empty", "{root}/empty: no LibriSpeech subset is there; expected {layout}"),
+    ],
+)
+def test_no_such_corpus(corpus: Path, tmp_path: Path, subsets: list[str], where: str, reason: str) -> None:
+    (corpus / "empty").mkdir()
+    with pytest.raises(PrepareError) as error:
+        prepare(subsets, corpus / where, tmp_path / "out")
+    layout = "<subset>/<speaker>/<chapter>/*.trans.txt"
+    assert str(error.value) == reason.format(root=corpus, layout=layout)
+
+
+@pytest.mark.parametrize(
+    ("subsets", "start"), [([], "no subset is named for download"), (["dev"], "unknown subset 'dev'")]
+)
+def test_nothing_is_downloaded_by_mistake(tmp_path: Path, subsets: list[str], start: str) -> None:
+    with pytest.raises(PrepareError) as error:
+        prepare(subsets, None, tmp_path)
+    assert str(error.value) == (
+        f"{start}; choose from dev-clean (0.34 GB), dev-other (0.31 GB), test-clean (0.35 GB), "
+        "test-other (0.33 GB), train-clean-100 (6.4 GB), train-clean-360 (23 GB), train-other-500 (31 GB), "
+        "train-clean-5 (0.33 GB), dev-clean-2 (0.13 GB)"
+    )
+
+
+def test_checksums_are_well_formed() -> None:
+    lengths = {"md5": 32, "sha256": 64}
+    for subset in SUBSETS.values():
+        algorithm, digest = subset.checksum.split(":")
+        assert len(digest) == lengths[algorithm]
+        assert set(digest) <= set("0123456789abcdef")
+    assert len({subset.checksum for subset in SUBSETS.values()}) == 9
+
+
+def pack(folder: Path, *more: tuple[str, bytes]) -> bytes:
+    """A tar.gz of LibriSpeech/<folder>, with further members."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
+        tar.add(folder, f"LibriSpeech/{folder.name}")
+        for name, content in more:
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def mirror(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """A server with dev-clean, whose checksum is the official one for the time of the test."""
+    monkeypatch.setattr(download, "RETRY_AFTER", ())
+    with serve() as server:
+        offer(server, monkeypatch, pack(corpus / "LibriSpeech" / "dev-clean"))
+        yield server
+
+
+def offer(server: Server, monkeypatch: pytest.MonkeyPatch, archive: bytes) -> str:
+    server.files["/12/dev-clean.tar.gz"] = archive
+    checksum = f"sha256:{hashlib.sha256(archive).hexdigest()}"
+    monkeypatch.setitem(SUBSETS, "dev-clean", Subset(12, checksum, 0.0))
+    return checksum
+
+
+def test_download_and_prepare(mirror: Server, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert prepare(["dev-clean"], None, out, f"{mirror.url}/") == []
+    rows = manifest.read(out / "dev-clean" / "manifest.jsonl")
+    assert {row.id: row.text for row in rows} == TEXTS
+    assert rows[0].audio_filepath.is_relative_to(out / "downloads" / "LibriSpeech" / "dev-clean")
+    assert len(FeatureStore(out / "dev-clean").entries) == 3
+    before = corpora.times(out / "dev-clean")
+    assert prepare(["dev-clean"], None, out, mirror.url) == []
+    assert mirror.requests == [("/12/dev-clean.tar.gz", None)]
+    assert corpora.times(out / "dev-clean") == before
+    (out / "downloads" / "dev-clean.tar.gz").unlink()  # a user may want the room back
+    assert prepare(["dev-clean"], None, out, mirror.url) == []
+    assert len(mirror.requests) == 1
+
+
+def test_cut_download_goes_on(mirror: Server, tmp_path: Path) -> None:
+    size = len(mirror.files["/12/dev-clean.tar.gz"])
+    half = size // 2
+    mirror.cuts = [half]
+    out = tmp_path / "out"
+    url = f"{mirror.url}/12/dev-clean.tar.gz"
+    cut = f"the connection was cut after {half} of {size} bytes; run the same command again to go on"
+    assert prepare(["dev-clean"], None, out, mirror.url) == [Problem("dev-clean", f"{url}: {cut}")]
+    assert prepare(["dev-clean"], None, out, mirror.url) == []
+    assert [asked for _, asked in mirror.requests] == [None, f"bytes={half}-"]
+
+
+def test_corrupted_download(mirror: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    corrupted = mirror.files["/12/dev-clean.tar.gz"] + b"!"
+    mirror.files["/12/dev-clean.tar.gz"] = corrupted
+    out = tmp_path / "out"
+    found, expected = f"sha256:{hashlib.sha256(corrupted).hexdigest()}", SUBSETS["dev-clean"].checksum
+    reason = (
+        f"dev-clean.tar.gz: wrong checksum {found}, expected {expected}; "
+        "the file has been deleted, run the same command again to download it anew"
+    )
+    assert prepare(["dev-clean"], None, out, mirror.url) == [Problem("dev-clean", reason)]
+    assert capsys.readouterr().err == f"dev-clean: {reason}\n"
+    assert list((out / "downloads").iterdir()) == []
+
+
+def test_archive_that_reaches_out(
+    mirror: Server, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = corpus / "LibriSpeech" / "dev-clean"
+    offer(mirror, monkeypatch, pack(folder, ("../../escaped.txt", b"gotcha")))
+    out = tmp_path / "out"
+    archive = out / "downloads" / "dev-clean.tar.gz"
+    reason = f"{archive}: refused, as '../../escaped.txt' would land outside of the target"
+    assert prepare(["dev-clean"], None, out, mirror.url) == [Problem("dev-clean", reason)]
+    assert not list(tmp_path.rglob("escaped.txt"))
+    assert not (out / "dev-clean").exists()
+
+
+def test_unpacking_is_taken_up_again(mirror: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "out"
+    extract, calls = tarfile.TarFile.extract, []
+
+    def stop_at_the_third(self: tarfile.TarFile, *arguments: object, **options: object) -> None:
+        calls.append(arguments)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        extract(self, *arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(tarfile.TarFile, "extract", stop_at_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(["dev-clean"], None, out, mirror.url)
+    assert prepare(["dev-clean"], None, out, mirror.url) == []
+    assert len(mirror.requests) == 1
+    assert {u.id for u in manifest.read(out / "dev-clean" / "manifest.jsonl")} == set(TEXTS)
+
+
+def test_archive_of_something_else(
+    mirror: Server, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offer(mirror, monkeypatch, pack(corpus / "LibriSpeech" / "my-own"))
+    archive = tmp_path / "out" / "downloads" / "dev-clean.tar.gz"
+    problem = Problem("dev-clean", f"{archive}: no folder LibriSpeech/dev-clean in the archive")
+    assert prepare(["dev-clean"], None, tmp_path / "out", mirror.url) == [problem]
+
+
+def read_member(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    file = tar.extractfile(member)
+    assert file is not None
+    return file.read()
+
+
+@pytest.mark.skipif(not (SHARED / "dev-excerpt.tar").exists(), reason=f"no dev-excerpt.tar in {SHARED}")
+def test_real_speech(tmp_path: Path) -> None:
+    """Five utterances of a real chapter, as FLAC in LibriSpeech's layout."""
+    import soundfile
+
+    subset = tmp_path / "corpus" / "dev-excerpt"
+    with tarfile.open(SHARED / "dev-excerpt.tar") as tar:
+        files = {Path(*Path(m.name).parts[1:]): m for m in tar if m.isfile()}
+        transcript = min(path for path in files if path.name.endswith(".trans.txt"))
+        lines = read_member(tar, files[transcript]).decode().splitlines(keepends=True)[:5]
+        (subset / transcript).parent.mkdir(parents=True)
+        (subset / transcript).write_text("".join(lines))
+        for recording in (transcript.parent / f"{line.split()[0]}.opus" for line in lines):
+            samples, rate = soundfile.read(io.BytesIO(read_member(tar, files[recording])), dtype="int16")
+            soundfile.write((subset / recording).with_suffix(".flac"), samples, rate)
+    assert prepare([], tmp_path / "corpus", tmp_path / "out") == []
+    rows = manifest.read(tmp_path / "out" / "dev-excerpt" / "manifest.jsonl")
+    store = FeatureStore(tmp_path / "out" / "dev-excerpt")
+    assert len(rows) == 5
+    for row in rows:
+        frames = store.config.frames(round(row.duration * 16_000))
+        assert store.entries[row.id, 1.0].frames == frames
+    assert -8 < store.mean.mean() < 0
+    assert 1 < store.std.mean() < 5

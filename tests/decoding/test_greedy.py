@@ -1,0 +1,99 @@
+import math
+from itertools import groupby
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from asr.decoding.greedy import greedy
+from asr.decoding.hypothesis import Hypothesis, Word
+from asr.errors import DecodingError
+from asr.text import Tokenizer
+
+TOKENIZER = Tokenizer(" AB")
+SPACE, A, B = 1, 2, 3
+
+
+def posteriors(path: list[int], peaks: list[float] | None = None) -> np.ndarray:
+    """Log-probabilities whose best path is `path`, with probability `peaks` each."""
+    probabilities = np.empty((len(path), TOKENIZER.size))
+    for row, token, peak in zip(probabilities, path, peaks or [0.7] * len(path), strict=True):
+        row[:] = (1 - peak) / (TOKENIZER.size - 1)
+        row[token] = peak
+    return np.log(probabilities).astype(np.float32)
+
+
+def test_words_times_and_confidences_by_hand() -> None:
+    path = [0, A, A, 0, A, SPACE, 0, B, B, 0]
+    peaks = [0.9, 0.5, 0.8, 0.9, 0.6, 0.9, 0.9, 0.7, 0.5, 0.9]
+    result = greedy(posteriors(path, peaks), TOKENIZER, frame_seconds=0.04, offset=10.0)
+    assert result.text == "AA B"
+    first, second = result.words
+    assert (first.text, second.text) == ("AA", "B")
+    assert (first.start, first.end) == pytest.approx((10.04, 10.20))
+    assert (second.start, second.end) == pytest.approx((10.28, 10.36))
+    assert first.confidence == pytest.approx(math.sqrt(0.8 * 0.6), abs=1e-5)
+    assert second.confidence == pytest.approx(0.7, abs=1e-5)
+    assert result.score == pytest.approx(sum(math.log(p) for p in peaks), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        ([], ""),
+        ([0, 0, 0], ""),
+        ([A, A, A], "A"),
+        ([A, 0, A], "AA"),
+        ([A, B, A], "ABA"),
+        ([SPACE, SPACE], ""),
+        ([SPACE, A, SPACE, 0, SPACE, B, SPACE], "A B"),
+    ],
+)
+def test_collapse(path: list[int], text: str) -> None:
+    assert greedy(posteriors(path), TOKENIZER, 0.04).text == text
+
+
+def test_no_frames_is_no_text() -> None:
+    assert greedy(np.empty((0, 4), np.float32), TOKENIZER, 0.04) == Hypothesis("", (), 0.0)
+
+
+@given(st.lists(st.integers(0, 3), max_size=60), st.floats(0.3, 0.999))
+def test_equals_the_definition(path: list[int], peak: float) -> None:
+    result = greedy(posteriors(path, [peak] * len(path)), TOKENIZER, frame_seconds=1.0)
+    collapsed = "".join(TOKENIZER.decode([token]) for token, _ in groupby(path) if token)
+    assert result.text.split() == [word.text for word in result.words] == collapsed.split()
+    assert result.text == " ".join(result.text.split())
+    edge = 0
+    for word in result.words:
+        inside = path[int(word.start) : int(word.end)]
+        assert TOKENIZER.decode(token for token, _ in groupby(inside) if token) == word.text
+        assert inside[0] != 0 and inside[-1] != 0
+        assert edge <= word.start < word.end <= len(path)
+        assert word.confidence == pytest.approx(peak, abs=1e-4)
+        edge = int(word.end)
+
+
+def test_certainty_is_not_above_one() -> None:
+    log_probs = np.full((3, 4), -50.0, np.float32)
+    log_probs[:, A] = 1e-6  # a log-softmax in float32 can end up this far above 0
+    assert greedy(log_probs, TOKENIZER, 0.5).words == (Word("A", 0.0, 1.5, 1.0),)
+
+
+def test_a_vocabulary_without_space_gives_one_word() -> None:
+    log_probs = posteriors([1, 2, 3])
+    assert [word.text for word in greedy(log_probs, Tokenizer("XYZ"), 0.04).words] == ["XYZ"]
+
+
+def test_nan_is_refused() -> None:
+    log_probs = posteriors([A, 0, B])
+    log_probs[1, 3] = np.nan
+    with pytest.raises(DecodingError) as error:
+        greedy(log_probs, TOKENIZER, 0.04)
+    assert str(error.value) == "posteriors hold NaN (first in frame 1); the model is damaged or diverged"
+
+
+def test_another_vocabulary_is_refused() -> None:
+    with pytest.raises(DecodingError) as error:
+        greedy(np.zeros((5, 7), np.float32), TOKENIZER, 0.04)
+    assert str(error.value) == "posteriors of shape (5, 7) do not fit 4 tokens"

@@ -1,0 +1,131 @@
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+from asr.errors import BundleError
+from asr.inference import engine as engine_module
+from asr.inference.engine import Engine
+from asr.model.bundle import read_config, write_config
+from tests.standin import graph, speak, write_bundle
+
+
+def make_engine(folder: Path, reach: int = 0) -> Engine:
+    write_bundle(folder, reach=reach)
+    return Engine(folder, read_config(folder), threads=1)
+
+
+def single_pass(folder: Path, waveform: np.ndarray) -> np.ndarray:
+    session = onnxruntime.InferenceSession(folder / "model.onnx")
+    inputs = {"waveforms": waveform[None], "lengths": np.array([len(waveform)])}
+    log_probs: np.ndarray = session.run(["log_probs"], inputs)[0][0]
+    return log_probs
+
+
+def noise(samples: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).uniform(0, 1, samples).astype(np.float32)
+
+
+@dataclasses.dataclass
+class Recorder:
+    """Stands before a session and notes the shapes that pass."""
+
+    session: Any
+    shapes: list[tuple[int, ...]] = dataclasses.field(default_factory=list)
+
+    def run(self, outputs: list[str], inputs: dict[str, np.ndarray]) -> Any:
+        self.shapes.append(inputs["waveforms"].shape)
+        return self.session.run(outputs, inputs)
+
+
+def test_batch_of_many_equals_each_alone(tmp_path: Path) -> None:
+    engine = make_engine(tmp_path, reach=3)
+    waveforms = [noise(n, n) for n in (16_000, 400, 31_999, 399, 0, 1_040, 48_000)]
+    results = engine.posteriors(waveforms)
+    assert [len(result) for result in results] == [25, 1, 50, 0, 0, 2, 75]
+    for waveform, result in zip(waveforms, results, strict=True):
+        assert result.dtype == np.float32 and result.shape[1] == 29
+        if len(waveform) >= 400:
+            np.testing.assert_allclose(result, single_pass(tmp_path, waveform), atol=1e-3)
+
+
+def test_nothing_gives_nothing(tmp_path: Path) -> None:
+    assert make_engine(tmp_path).posteriors([]) == []
+
+
+@pytest.mark.parametrize("samples", [30 * 16_000 + 400, 30 * 16_000 + 401, 77 * 16_000 + 123, 100 * 16_000])
+def test_windows_equal_a_single_pass(tmp_path: Path, samples: int) -> None:
+    # The stand-in sees 75 frames to either side, just what a window's context covers.
+    waveform = noise(samples)
+    result = make_engine(tmp_path, reach=75).posteriors([waveform])[0]
+    np.testing.assert_allclose(result, single_pass(tmp_path, waveform), rtol=1e-4, atol=0.02)
+
+
+def test_context_beyond_the_windows_is_cut(tmp_path: Path) -> None:
+    # A model that sees 200 frames to either side cannot come out the same: windows are really in use.
+    waveform = noise(100 * 16_000)
+    result = make_engine(tmp_path, reach=200).posteriors([waveform])[0]
+    difference = np.abs(result - single_pass(tmp_path, waveform)).max(axis=1)
+    assert difference.max() > 100
+
+
+def test_batches_stay_within_the_memory_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = make_engine(tmp_path)
+    recorder = Recorder(engine._session)
+    engine._session = recorder
+    monkeypatch.setattr(engine_module, "BATCH_SECONDS", 60.0)
+    waveforms = [noise(200 * 16_000), *[noise(16_000, i) for i in range(70)]]
+    results = engine.posteriors(waveforms)
+    assert [len(result) for result in results] == [5_000, *[25] * 70]
+    assert all(batch * samples <= 60 * 16_000 for batch, samples in recorder.shapes)
+    assert max(samples for _, samples in recorder.shapes) <= 30 * 16_000
+    # Nine windows of about 27 s in pairs, and the short ones 60 at a time: not one by one.
+    assert len(recorder.shapes) <= 8
+
+
+def test_graph_that_counts_frames_otherwise(tmp_path: Path) -> None:
+    write_bundle(tmp_path)
+    config = read_config(tmp_path)
+    config = write_config(tmp_path, dataclasses.replace(config, log_mel={**config.log_mel, "hop": 80}))
+    with pytest.raises(BundleError) as error:
+        Engine(tmp_path, config).posteriors([speak("A")])
+    assert str(error.value) == (
+        f"{tmp_path}/model.onnx: its outputs do not fit config.json; export the bundle again"
+    )
+
+
+def test_vocabulary_of_another_size(tmp_path: Path) -> None:
+    write_bundle(tmp_path)
+    config = write_config(tmp_path, dataclasses.replace(read_config(tmp_path), characters=" ABC"))
+    with pytest.raises(BundleError, match=r"its outputs do not fit config\.json"):
+        Engine(tmp_path, config).posteriors([speak("A")])
+
+
+def test_file_that_is_no_graph(tmp_path: Path) -> None:
+    write_bundle(tmp_path)
+    (tmp_path / "model.onnx").write_bytes(b"not a graph")
+    config = write_config(tmp_path, read_config(tmp_path))
+    with pytest.raises(
+        BundleError, match=r"model\.onnx: ONNX Runtime cannot load it \(.*\); export"
+    ) as error:
+        Engine(tmp_path, config)
+    assert "\n" not in str(error.value)
+
+
+def test_graph_of_something_else(tmp_path: Path) -> None:
+    write_bundle(tmp_path)
+    model = graph()
+    model.graph.input[0].name = "audio"
+    model.graph.node[3].input[0] = "audio"
+    onnx.save(model, tmp_path / "model.onnx")
+    config = write_config(tmp_path, read_config(tmp_path))
+    with pytest.raises(BundleError) as error:
+        Engine(tmp_path, config)
+    assert str(error.value) == (
+        f"{tmp_path}/model.onnx: not a graph written by asr "
+        "(it has ['audio', 'frames', 'lengths', 'log_probs']); export the bundle again"
+    )

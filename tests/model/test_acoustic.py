@@ -1,0 +1,90 @@
+"""Exact lengths, and a batch that equals its members one by one."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from asr.model.acoustic import AcousticModel, Architecture
+from asr.model.recurrent import Cell
+from asr.model.subsampling import Subsampling, padding_mask
+
+
+def small_model(cell: Cell = "gru", bidirectional: bool = True) -> AcousticModel:
+    torch.manual_seed(0)
+    model = AcousticModel(Architecture(29, cell, layers=2, hidden=24, bidirectional=bidirectional)).eval()
+    model.mean.fill_(-4.0)
+    model.std.fill_(2.5)
+    return model
+
+
+def features(lengths: list[int], seed: int = 0) -> Tensor:
+    """Log-mel-like noise with garbage in the padding."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(len(lengths), max(lengths), 80, generator=generator) * 2 - 4
+    mask = padding_mask(torch.tensor(lengths), max(lengths))[:, :, None]
+    return torch.where(mask, x, torch.full_like(x, 1e4))
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("cell", ["gru", "lstm", "rnn"])
+def test_a_batch_equals_its_members_one_by_one(cell: Cell, bidirectional: bool) -> None:
+    model = small_model(cell, bidirectional)
+    lengths = [1, 2, 3, 4, 5, 37, 64, 101]
+    x = features(lengths)
+    with torch.inference_mode():
+        together, frames = model(x, torch.tensor(lengths))
+        for row, output, length, count in zip(x, together, lengths, frames.tolist(), strict=True):
+            alone, alone_frames = model(row[None, :length], torch.tensor([length]))
+            assert alone_frames.tolist() == [count] and alone.shape[1] == count
+            torch.testing.assert_close(output[:count], alone[0], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("cell", ["gru", "lstm", "rnn"])
+def test_gradients_of_a_batch_are_the_sum_of_its_members(cell: Cell) -> None:
+    model = small_model(cell)
+    lengths = [9, 40, 26]
+    x = features(lengths)
+
+    def gradients(rows: Tensor, counts: list[int]) -> list[Tensor]:
+        model.zero_grad()
+        y, frames = model(rows, torch.tensor(counts))
+        loss = sum(-output[:n, 3].sum() for output, n in zip(y, frames.tolist(), strict=True))
+        assert isinstance(loss, Tensor)
+        loss.backward()
+        return [p.grad.clone() for p in model.parameters() if p.grad is not None]
+
+    together = gradients(x, lengths)
+    alone = [gradients(row[None, :n], [n]) for row, n in zip(x, lengths, strict=True)]
+    for batched, *parts in zip(together, *alone, strict=True):
+        torch.testing.assert_close(batched, sum(parts), atol=2e-4, rtol=1e-4)
+
+
+@given(st.integers(1, 4000))
+def test_output_length_is_what_the_convolutions_give(frames: int) -> None:
+    expected = -(-(-(-frames // 2)) // 2)
+    assert Subsampling.output_lengths(torch.tensor([frames])).tolist() == [expected]
+    if frames < 400:
+        y, lengths = Subsampling(80, 4)(torch.zeros(1, frames, 80), torch.tensor([frames]))
+        assert y.shape == (1, expected, 4) and lengths.tolist() == [expected]
+
+
+def test_outputs_are_log_probabilities_in_float32_under_autocast() -> None:
+    model = small_model()
+    with torch.autocast("cpu", torch.bfloat16), torch.inference_mode():
+        y, _ = model(features([50]), torch.tensor([50]))
+    assert y.dtype == torch.float32
+    torch.testing.assert_close(y.exp().sum(-1), torch.ones(1, 13), atol=1e-5, rtol=0)
+
+
+def test_loudness_normalisation_is_by_the_training_set_not_by_the_clip() -> None:
+    model = small_model()
+    x = features([40])
+    with torch.inference_mode():
+        quiet, _ = model(x, torch.tensor([40]))
+        loud, _ = model(x + 1.0, torch.tensor([40]))
+        model.mean += 1.0
+        shifted, _ = model(x + 1.0, torch.tensor([40]))
+    assert (quiet - loud).abs().max() > 1e-3
+    torch.testing.assert_close(quiet, shifted, atol=1e-4, rtol=0)

@@ -1,0 +1,77 @@
+"""The ONNX graph gives what torch gives, for every cell, direction and length."""
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from tests.model.test_acoustic import small_model
+
+from asr.errors import BundleError
+from asr.features.logmel import LogMel, LogMelConfig
+from asr.model.acoustic import AcousticModel
+from asr.model.export import load_acoustic_model, save_bundle
+from asr.model.onnx_graph import build_graph
+from asr.model.recurrent import Cell
+
+
+def run_both(model: AcousticModel, lengths: list[int], seed: int = 0) -> float:
+    """Greatest difference between ONNX Runtime and torch over the valid frames."""
+    session = onnxruntime.InferenceSession(build_graph(model, LogMel()).SerializeToString())
+    generator = np.random.default_rng(seed)
+    waveforms = 0.1 * generator.standard_normal((len(lengths), max(lengths))).astype(np.float32)
+    counts = np.array(lengths)
+    log_probs, frames = session.run(None, {"waveforms": waveforms, "lengths": counts})
+    with torch.inference_mode():
+        expected, expected_frames = model(*LogMel()(torch.from_numpy(waveforms), torch.from_numpy(counts)))
+    assert frames.tolist() == expected_frames.tolist()
+    pairs = zip(log_probs, expected.numpy(), frames, strict=True)
+    return max(float(np.abs(a[:n] - b[:n]).max()) for a, b, n in pairs)
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("cell", ["gru", "lstm", "rnn"])
+def test_every_cell_and_direction(cell: Cell, bidirectional: bool) -> None:
+    assert run_both(small_model(cell, bidirectional), [16_000, 400, 5_601, 12_345]) < 1e-4
+
+
+def test_odd_and_even_frame_counts_alone_and_together() -> None:
+    model = small_model()
+    lengths = [400 + 160 * frames + extra for frames in range(9) for extra in (0, 159)]
+    assert run_both(model, lengths) < 1e-4
+    assert max(run_both(model, [length]) for length in lengths[:6]) < 1e-4
+
+
+def test_the_bundle_gives_back_the_model(tmp_path: Path) -> None:
+    model = small_model("lstm")
+    folder = save_bundle(
+        tmp_path / "bundle", model, LogMelConfig(), characters="ABCDEFGHIJKLMNOPQRSTUVWXYZ '", training_data="none"
+    )
+    again = load_acoustic_model(folder)
+    assert again.architecture == model.architecture
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name]), name
+
+
+def test_a_bundle_is_replaced_as_a_whole_but_nothing_else_is(tmp_path: Path) -> None:
+    settings = {"characters": "ABCDEFGHIJKLMNOPQRSTUVWXYZ '", "training_data": "none"}
+    save_bundle(tmp_path / "bundle", small_model("gru"), LogMelConfig(), **settings)
+    save_bundle(tmp_path / "bundle", small_model("rnn"), LogMelConfig(), **settings)
+    assert load_acoustic_model(tmp_path / "bundle").architecture.cell == "rnn"
+    foreign = tmp_path / "letters"
+    foreign.mkdir()
+    (foreign / "dear.txt").write_text("keep me")
+    with pytest.raises(BundleError):
+        save_bundle(foreign, small_model(), LogMelConfig(), **settings)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["bundle", "letters"]
+    assert (foreign / "dear.txt").read_text() == "keep me"
+
+
+def test_a_model_that_onnx_does_not_reproduce_is_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("asr.model.onnx_graph._GATES", {"gru": (0, 1, 2)})  # gates in the wrong order
+    with pytest.raises(BundleError, match="ONNX and torch differ by .* not written"):
+        save_bundle(tmp_path / "bundle", small_model(), LogMelConfig(), characters="ABC", training_data="none")
+    assert list(tmp_path.iterdir()) == []

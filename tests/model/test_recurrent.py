@@ -1,0 +1,145 @@
+"""The recurrent layers equal their equations, and padding does not exist for them."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from asr.model.recurrent import Cell, RecurrentLayer, reversal_index
+
+CELLS: list[Cell] = ["gru", "lstm", "rnn"]
+
+
+def gru_cell(rnn: nn.GRU, x: Tensor, h: Tensor) -> Tensor:
+    """One step in PyTorch's form: h = (1 - z) * candidate + z * h, reset after the matrix product."""
+    w_r, w_z, w_n = rnn.weight_ih_l0.chunk(3)
+    u_r, u_z, u_n = rnn.weight_hh_l0.chunk(3)
+    b_r, b_z, b_n = rnn.bias_ih_l0.chunk(3)
+    c_r, c_z, c_n = rnn.bias_hh_l0.chunk(3)
+    reset = torch.sigmoid(x @ w_r.T + b_r + h @ u_r.T + c_r)
+    update = torch.sigmoid(x @ w_z.T + b_z + h @ u_z.T + c_z)
+    candidate = torch.tanh(x @ w_n.T + b_n + reset * (h @ u_n.T + c_n))
+    return (1 - update) * candidate + update * h
+
+
+def textbook_gru_cell(rnn: nn.GRU, x: Tensor, h: Tensor) -> Tensor:
+    """One step of Cho et al. (2014): h = (1 - z) * h + z * candidate, reset before the matrix product.
+
+    Its update gate is one minus PyTorch's, that is, all weights of the gate are negated. The two forms of
+    the reset agree where the recurrent weights of the candidate are diagonal and its recurrent bias is 0.
+    """
+    w_r, w_z, w_n = rnn.weight_ih_l0.chunk(3)
+    u_r, u_z, u_n = rnn.weight_hh_l0.chunk(3)
+    b_r, b_z, b_n = (rnn.bias_ih_l0 + rnn.bias_hh_l0).chunk(3)
+    reset = torch.sigmoid(x @ w_r.T + h @ u_r.T + b_r)
+    update = torch.sigmoid(-(x @ w_z.T + h @ u_z.T + b_z))
+    candidate = torch.tanh(x @ w_n.T + (reset * h) @ u_n.T + b_n)
+    return (1 - update) * h + update * candidate
+
+
+def lstm_cell(rnn: nn.LSTM, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+    gates = x @ rnn.weight_ih_l0.T + rnn.bias_ih_l0 + h @ rnn.weight_hh_l0.T + rnn.bias_hh_l0
+    i, f, g, o = gates.chunk(4, dim=-1)
+    c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+    return torch.sigmoid(o) * torch.tanh(c), c
+
+
+def run_reference(rnn: nn.RNNBase, x: Tensor) -> Tensor:
+    """`[T, D]` of one utterance -> `[T, H]`, step by step."""
+    h, c = torch.zeros(rnn.hidden_size), torch.zeros(rnn.hidden_size)
+    outputs = []
+    for frame in x:
+        if isinstance(rnn, nn.GRU):
+            h = gru_cell(rnn, frame, h)
+        elif isinstance(rnn, nn.LSTM):
+            h, c = lstm_cell(rnn, frame, h, c)
+        else:
+            product = frame @ rnn.weight_ih_l0.T + rnn.bias_ih_l0 + h @ rnn.weight_hh_l0.T + rnn.bias_hh_l0
+            h = torch.tanh(product)
+        outputs.append(h)
+    return torch.stack(outputs)
+
+
+def trained(layer: RecurrentLayer, x: Tensor, lengths: Tensor) -> RecurrentLayer:
+    """A few steps of gradient descent, so that biases and gates have left their initial values."""
+    optimizer = torch.optim.Adam(layer.parameters(), lr=0.05)
+    for _ in range(5):
+        optimizer.zero_grad()
+        (layer(x, reversal_index(lengths, x.shape[1])) - 0.3).square().mean().backward()
+        optimizer.step()
+    return layer
+
+
+@pytest.fixture
+def batch() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(4, 13, 6, generator=generator), torch.tensor([13, 1, 7, 12])
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("cell", CELLS)
+def test_trained_layer_equals_its_equations(
+    cell: Cell, bidirectional: bool, batch: tuple[Tensor, Tensor]
+) -> None:
+    x, lengths = batch
+    torch.manual_seed(1)
+    layer = trained(RecurrentLayer(cell, 6, 5, bidirectional), x, lengths)
+    with torch.no_grad():
+        y = layer(x, reversal_index(lengths, x.shape[1]))
+        for row, frames, output in zip(x, lengths.tolist(), y, strict=True):
+            expected = run_reference(layer.ahead, row[:frames])
+            if layer.back is not None:
+                back = run_reference(layer.back, row[:frames].flip(0)).flip(0)
+                expected = torch.cat([expected, back], dim=-1)
+            torch.testing.assert_close(output[:frames], expected, atol=1e-5, rtol=0)
+
+
+def test_pytorchs_gru_is_the_textbooks_with_z_swapped_and_the_reset_moved(batch: tuple[Tensor, Tensor]) -> None:
+    x, lengths = batch
+    torch.manual_seed(2)
+    layer = trained(RecurrentLayer("gru", 6, 5, bidirectional=False), x, lengths)
+    rnn = layer.ahead
+    assert isinstance(rnn, nn.GRU)
+    with torch.no_grad():
+        # Where a diagonal matrix makes (r * h) U = r * (h U), the two forms are the same function.
+        rnn.weight_hh_l0[10:] = torch.diag(torch.linspace(-0.9, 0.8, 5))
+        rnn.bias_hh_l0[10:] = 0
+        y = rnn(x[:1])[0][0]
+        h = torch.zeros(5)
+        for frame, output in zip(x[0], y, strict=True):
+            h = textbook_gru_cell(rnn, frame, h)
+            torch.testing.assert_close(h, output, atol=1e-5, rtol=0)
+        # With a full matrix they are not: the order of reset and product matters.
+        rnn.weight_hh_l0[10:] = torch.randn(5, 5)
+        one = gru_cell(rnn, x[0, 0], torch.ones(5))
+        other = textbook_gru_cell(rnn, x[0, 0], torch.ones(5))
+        assert (one - other).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("cell", CELLS)
+def test_padding_reaches_neither_outputs_nor_gradients(
+    cell: Cell, bidirectional: bool, batch: tuple[Tensor, Tensor]
+) -> None:
+    x, lengths = batch
+    torch.manual_seed(3)
+    layer = RecurrentLayer(cell, 6, 5, bidirectional)
+    noisy = x.clone()
+    for row, frames in zip(noisy, lengths.tolist(), strict=True):
+        row[frames:] = 1e3
+    results = []
+    for inputs in (x, noisy):
+        layer.zero_grad()
+        y = layer(inputs, reversal_index(lengths, 13))
+        valid = torch.cat([row[:frames] for row, frames in zip(y, lengths.tolist(), strict=True)])
+        valid.square().sum().backward()
+        results.append((valid.detach(), [p.grad.clone() for p in layer.parameters() if p.grad is not None]))
+    torch.testing.assert_close(results[0][0], results[1][0], atol=1e-6, rtol=0)
+    torch.testing.assert_close(results[0][1], results[1][1], atol=1e-4, rtol=1e-5)
+
+
+def test_reversal_is_its_own_inverse_and_leaves_padding_in_place() -> None:
+    lengths = torch.tensor([5, 0, 2, 1])
+    index = reversal_index(lengths, 5)
+    assert index[2].tolist() == [1, 0, 2, 3, 4]
+    assert index.gather(1, index).tolist() == np.tile(np.arange(5), (4, 1)).tolist()

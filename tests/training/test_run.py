@@ -1,0 +1,168 @@
+"""Whole runs on a tiny corpus: what they leave, how they stop, how they go on."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from tests.training.corpus import make_corpus
+
+import asr
+from asr.errors import TrainingError
+from asr.training import run
+from asr.training.callbacks import read_curves
+from asr.training.module import CTCModule
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_corpus(tmp_path_factory.mktemp("data") / "corpus", count=12)
+
+
+def write_recipe(folder: Path, corpus: Path, **trainer: object) -> Path:
+    recipe = {
+        "seed_everything": 3,
+        "checkpoint_minutes": 0,
+        "trainer": {
+            "default_root_dir": str(folder / "exp"),
+            "max_epochs": 2,
+            "accelerator": "cpu",
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            "log_every_n_steps": 1,
+            **trainer,
+        },
+        "model": {"layers": 1, "hidden": 16, "dropout": 0.2, "warmup_steps": 2},
+        "ema": {"decay": 0.5},
+        "data": {"train": [str(corpus)], "validation": [str(corpus)], "batch_seconds": 2.5},
+    }
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    return path
+
+
+def start(recipe: Path, *overrides: str, resume: bool = False) -> Path:
+    return run.train(["--config", str(recipe), *overrides], resume)
+
+
+def weights(root: Path) -> dict[str, torch.Tensor]:
+    checkpoint = torch.load(root / "last.ckpt", weights_only=True)
+    return {**checkpoint["state_dict"], **{f"now.{k}": v for k, v in checkpoint["current_model_state"].items()}}
+
+
+def test_a_run_leaves_bundle_logs_curves_and_its_settings(
+    tmp_path: Path, corpus: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = start(write_recipe(tmp_path, corpus), "--model.layers=2")
+    root = tmp_path / "exp"
+    assert bundle == root / "bundle"
+    config = json.loads((bundle / "config.json").read_text())
+    assert config["architecture"]["layers"] == 2 and config["training_data"] == "corpus"
+    saved = yaml.safe_load((root / "logs" / "version_0" / "config.yaml").read_text())
+    assert saved["model"]["layers"] == 2 and saved["model"]["hidden"] == 16
+    assert (root / "curves.png").read_bytes()[:4] == b"\x89PNG"
+    assert list((root / "tensorboard").rglob("events*"))
+    rows = list(csv.DictReader((root / "logs" / "version_0" / "metrics.csv").open()))
+    assert {"loss", "val_loss", "val_wer", "val_cer"} <= set(rows[0])
+    assert "epoch   1  step" in capsys.readouterr().out
+    recording = next((corpus / "audio").glob("*.flac"))
+    assert isinstance(asr.load_model(bundle).transcribe(recording).text, str)
+
+
+KILLER = """
+import os, signal, sys
+from asr.training import run
+from asr.training.module import CTCModule
+
+step = CTCModule.training_step
+def training_step(self, batch, batch_idx):
+    if self.global_step == int(sys.argv[2]):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return step(self, batch, batch_idx)
+CTCModule.training_step = training_step
+run.train(["--config", sys.argv[1]])
+"""
+
+
+def test_killed_in_mid_epoch_and_resumed_equals_never_killed(tmp_path: Path, corpus: Path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    for folder in (whole, killed):
+        folder.mkdir()
+    start(write_recipe(whole, corpus))
+    steps = torch.load(whole / "exp" / "last.ckpt", weights_only=True)["global_step"]
+    assert steps % 2 == 0 and steps >= 8
+    recipe = write_recipe(killed, corpus)
+    stop = steps // 2 + steps // 4  # in the middle of the second epoch
+    process = subprocess.run(
+        [sys.executable, "-c", KILLER, str(recipe), str(stop)], capture_output=True, text=True, timeout=120
+    )
+    assert process.returncode == -9, process.stderr
+    assert not (killed / "exp" / "bundle").exists()
+    start(recipe, resume=True)
+    expected, actual = weights(whole / "exp"), weights(killed / "exp")
+    assert expected.keys() == actual.keys()
+    for name, value in expected.items():
+        assert torch.equal(value, actual[name]), name
+    curves = [read_curves(folder / "exp" / "logs") for folder in (whole, killed)]
+    assert curves[0]["val_loss"][-1] == curves[1]["val_loss"][-1]
+
+
+def test_a_second_start_destroys_nothing_and_says_what_to_do(tmp_path: Path, corpus: Path) -> None:
+    recipe = write_recipe(tmp_path, corpus)
+    with pytest.raises(TrainingError, match=r"exp: no checkpoint to resume from; start without --resume$"):
+        start(recipe, resume=True)
+    start(recipe, "--trainer.max_epochs=1")
+    before = (tmp_path / "exp" / "last.ckpt").read_bytes()
+    with pytest.raises(TrainingError, match=r"exp: holds an earlier run; go on with --resume, or set another"):
+        start(recipe)
+    assert (tmp_path / "exp" / "last.ckpt").read_bytes() == before
+
+
+def test_a_loss_that_is_not_finite_names_the_utterances(
+    tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = CTCModule.losses
+
+    def broken(self: CTCModule, batch: object, features: torch.Tensor) -> object:
+        values, *rest = losses(self, batch, features)  # type: ignore[arg-type]
+        return (torch.where(torch.arange(len(values)) == 0, float("nan"), values), *rest)
+
+    monkeypatch.setattr(CTCModule, "losses", broken)
+    message = r"^the loss is not finite at step 0 for corpus-\d\d; lower model.learning_rate or look at these"
+    with pytest.raises(TrainingError, match=message):
+        start(write_recipe(tmp_path, corpus))
+
+
+def test_a_model_that_emits_only_blanks_is_noticed(
+    tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    empty = type("Empty", (), {"text": ""})
+    monkeypatch.setattr("asr.training.module.greedy", lambda *args, **options: empty)
+    with pytest.warns(UserWarning, match=r"the model emits only blanks after epoch 0 \(for corpus-\d\d, corpus"):
+        start(write_recipe(tmp_path, corpus), "--trainer.max_epochs=1")
+
+
+def test_wer_is_summed_over_batches_before_it_is_divided(
+    tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong = type("Wrong", (), {"text": "BE"})
+    monkeypatch.setattr("asr.training.module.greedy", lambda *args, **options: wrong)
+    start(write_recipe(tmp_path, corpus), "--trainer.max_epochs=1")
+    texts = [json.loads(line)["text"].split() for line in (corpus / "manifest.jsonl").read_text().splitlines()]
+    words = sum(map(len, texts))
+    errors = sum(len(t) - ("BE" in t) for t in texts)
+    assert read_curves(tmp_path / "exp" / "logs")["val_wer"][-1][1] == pytest.approx(errors / words)
+
+
+def test_two_processes_see_each_utterance_once(tmp_path: Path, corpus: Path) -> None:
+    recipe = write_recipe(tmp_path, corpus, devices=2, strategy="ddp_spawn", max_epochs=1)
+    code = f"from asr.training import run\nif __name__ == '__main__':\n    run.train(['--config', {str(recipe)!r}])\n"
+    script = tmp_path / "script.py"
+    script.write_text(code)
+    process = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=200)
+    assert process.returncode == 0, process.stderr[-2000:]
+    assert read_curves(tmp_path / "exp" / "logs")["val_wer"]
