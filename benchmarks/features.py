@@ -217,8 +217,9 @@ def table(result: Result) -> str:
         ratio = result.speeds[ours].cpu / result.speeds[peer].cpu
         lines.append(f"asr extracts {ratio:.2f} times as fast as {peer.split()[-1]} (by CPU time)")
     hours = MEMORY_SECONDS / 3600
-    peaks = f"{result.memory:.0f} MB for {hours:.0f} h, {result.memory_of_four_times:.0f} MB for {4 * hours:.0f} h"
-    return "\n".join([*lines, f"peak memory: {peaks}"])
+    small, large = result.memory, result.memory_of_four_times
+    lines.append(f"peak memory: {small:.0f} MB for {hours:.0f} h, {large:.0f} MB for {4 * hours:.0f} h")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -222,7 +222,8 @@ def clear_errors(out: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno == errno.ENOSPC:
+        # numpy sees the end of the room coming and raises an OSError without a number.
+        if error.errno == errno.ENOSPC or "Not enough free space" in str(error):
             raise PrepareError(f"{out}: no space left on the device; free some; {kept}") from None
         raise PrepareError(f"{out}: cannot write there ({error}); {kept}") from None
     except BrokenProcessPool:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
@@ -202,15 +203,15 @@ def _extract_shard(folder: Path, number: int, shard: Shard, config: LogMelConfig
     return problems
 
 
-class _one_thread:  # noqa: N801 - used like a function
+@contextmanager
+def _one_thread() -> Iterator[None]:
     """Torch on one thread: the work is spread over processes, and threads would only fight."""
-
-    def __enter__(self) -> None:
-        self.before = torch.get_num_threads()
-        torch.set_num_threads(1)
-
-    def __exit__(self, *_: object) -> None:
-        torch.set_num_threads(self.before)
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def extract(samples: np.ndarray, log_mel: LogMel, speed: float = 1.0) -> np.ndarray:

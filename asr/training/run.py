@@ -39,7 +39,8 @@ class TrainCLI(LightningCLI):
         self.trainer_defaults["callbacks"] = [
             EpochLine(),
             ModelCheckpoint(root, "recent", train_time_interval=interval, enable_version_counter=False),
-            ModelCheckpoint(root, "best", "val_wer", save_last=True, enable_version_counter=False),
+            ModelCheckpoint(root, "last", enable_version_counter=False),
+            ModelCheckpoint(root, "best", "val_wer", enable_version_counter=False),
         ]
         loggers = [CSVLogger(root, "logs", flush_logs_every_n_steps=20), TensorBoardLogger(root, "tensorboard")]
         return super().instantiate_trainer(logger=loggers, **kwargs)
@@ -69,8 +70,10 @@ def train(arguments: Sequence[str], resume: bool = False) -> Path:
     cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=checkpoint, weights_only=True)
     if cli.trainer.interrupted:
         raise TrainingError(f"{root}: interrupted; go on with --resume")
-    plot_curves(root / "logs", root / "curves.png")
-    return _write_bundle(cli, root)
+    if cli.trainer.is_global_zero:
+        plot_curves(root / "logs", root / "curves.png")
+        _write_bundle(cli, root)
+    return root / "bundle"
 
 
 def _checkpoint_to_resume(root: Path, resume: bool) -> Path | None:
@@ -85,7 +88,7 @@ def _checkpoint_to_resume(root: Path, resume: bool) -> Path | None:
     return max(found, key=lambda path: path.stat().st_mtime, default=None)
 
 
-def _write_bundle(cli: TrainCLI, root: Path) -> Path:
+def _write_bundle(cli: TrainCLI, root: Path) -> None:
     """Export the checkpoint with the best validation WER."""
     from asr.model.export import save_bundle
 
@@ -93,7 +96,7 @@ def _write_bundle(cli: TrainCLI, root: Path) -> Path:
     cli.model.load_state_dict(checkpoint["state_dict"])
     best = next(s for name, s in checkpoint["callbacks"].items() if "val_wer" in name)["best_model_score"]
     data: SpeechData = cli.datamodule
-    return save_bundle(
+    save_bundle(
         root / "bundle",
         cli.model.model,
         data.log_mel,

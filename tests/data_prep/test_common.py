@@ -164,7 +164,16 @@ def test_bad_speed(tmp_path: Path, speed: float) -> None:
     assert str(error.value) == f"speed {speed}: expected a factor from 0.5 to 2, such as 0.9 or 1.1"
 
 
-def test_full_disk_keeps_the_finished_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "full",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        OSError("Not enough free space to write 9 bytes after offset 128"),  # what numpy says
+    ],
+)
+def test_full_disk_keeps_the_finished_shards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full: OSError
+) -> None:
     monkeypatch.setattr(extraction, "SHARD_SECONDS", 2.0)
     corpus = utterances(tmp_path / "audio", 6)
     save, calls = np.save, []
@@ -172,7 +181,7 @@ def test_full_disk_keeps_the_finished_shards(tmp_path: Path, monkeypatch: pytest
     def full_at_the_third(file: object, array: np.ndarray) -> None:
         calls.append(len(array))
         if len(calls) == 3:
-            raise OSError(errno.ENOSPC, "No space left on device")
+            raise full
         save(file, array)  # type: ignore[arg-type]
 
     out = tmp_path / "out"

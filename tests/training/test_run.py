@@ -14,8 +14,11 @@ from tests.training.corpus import make_corpus
 import asr
 from asr.errors import TrainingError
 from asr.training import run
+from asr.text import Tokenizer
 from asr.training.callbacks import read_curves
+from asr.training.data import SpeechDataset
 from asr.training.module import CTCModule
+from asr.training.sampler import BucketSampler
 
 
 @pytest.fixture(scope="module")
@@ -88,27 +91,31 @@ run.train(["--config", sys.argv[1]])
 """
 
 
-def test_killed_in_mid_epoch_and_resumed_equals_never_killed(tmp_path: Path, corpus: Path) -> None:
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    for folder in (whole, killed):
-        folder.mkdir()
-    start(write_recipe(whole, corpus))
-    steps = torch.load(whole / "exp" / "last.ckpt", weights_only=True)["global_step"]
-    assert steps % 2 == 0 and steps >= 8
-    recipe = write_recipe(killed, corpus)
-    stop = steps // 2 + steps // 4  # in the middle of the second epoch
+@pytest.fixture(scope="module")
+def never_killed(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Path:
+    folder = tmp_path_factory.mktemp("whole")
+    start(write_recipe(folder, corpus))
+    return folder / "exp"
+
+
+@pytest.mark.parametrize("stop", [4, 7, 10], ids=["mid-epoch", "between epochs", "mid-epoch later"])
+def test_killed_and_resumed_equals_never_killed(
+    tmp_path: Path, corpus: Path, never_killed: Path, stop: int
+) -> None:
+    assert torch.load(never_killed / "last.ckpt", weights_only=True)["global_step"] == 14
+    recipe = write_recipe(tmp_path, corpus)
     process = subprocess.run(
         [sys.executable, "-c", KILLER, str(recipe), str(stop)], capture_output=True, text=True, timeout=120
     )
     assert process.returncode == -9, process.stderr
-    assert not (killed / "exp" / "bundle").exists()
+    root = tmp_path / "exp"
+    assert not (root / "bundle").exists()
     start(recipe, resume=True)
-    expected, actual = weights(whole / "exp"), weights(killed / "exp")
+    expected, actual = weights(never_killed), weights(root)
     assert expected.keys() == actual.keys()
     for name, value in expected.items():
         assert torch.equal(value, actual[name]), name
-    curves = [read_curves(folder / "exp" / "logs") for folder in (whole, killed)]
-    assert curves[0]["val_loss"][-1] == curves[1]["val_loss"][-1]
+    assert read_curves(never_killed / "logs")["val_loss"][-1] == read_curves(root / "logs")["val_loss"][-1]
 
 
 def test_a_second_start_destroys_nothing_and_says_what_to_do(tmp_path: Path, corpus: Path) -> None:
@@ -158,11 +165,14 @@ def test_wer_is_summed_over_batches_before_it_is_divided(
     assert read_curves(tmp_path / "exp" / "logs")["val_wer"][-1][1] == pytest.approx(errors / words)
 
 
-def test_two_processes_see_each_utterance_once(tmp_path: Path, corpus: Path) -> None:
-    recipe = write_recipe(tmp_path, corpus, devices=2, strategy="ddp_spawn", max_epochs=1)
-    code = f"from asr.training import run\nif __name__ == '__main__':\n    run.train(['--config', {str(recipe)!r}])\n"
-    script = tmp_path / "script.py"
-    script.write_text(code)
-    process = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=200)
+def test_two_processes_train_together(tmp_path: Path, corpus: Path) -> None:
+    recipe = write_recipe(tmp_path, corpus, devices=2, strategy="ddp", max_epochs=1)
+    process = subprocess.run(
+        [sys.executable, "-m", "asr.cli", "train", str(recipe)], capture_output=True, text=True, timeout=200
+    )
     assert process.returncode == 0, process.stderr[-2000:]
-    assert read_curves(tmp_path / "exp" / "logs")["val_wer"]
+    curves = read_curves(tmp_path / "exp" / "logs")
+    alone = BucketSampler(SpeechDataset([corpus], Tokenizer()).lengths, 250)
+    assert torch.load(tmp_path / "exp" / "last.ckpt", weights_only=True)["global_step"] == -(-len(alone) // 2)
+    assert len(curves["val_wer"]) == 1
+    assert (tmp_path / "exp" / "bundle" / "config.json").exists()
