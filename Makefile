@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 ASR := $(VENV)/bin/asr
+DEMO_FLAGS :=
 # The environment is made again only when what goes into it changes.
 STAMP := $(VENV)/stamp-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 
@@ -10,7 +11,7 @@ STAMP := $(VENV)/stamp-$(shell cat pyproject.toml constraints.txt | cksum | cut 
 demo: $(STAMP)
 	$(ASR) prepare digits
 	rm -rf exp/digits
-	$(ASR) train recipes/digits/digits.yaml
+	$(ASR) train recipes/digits/digits.yaml $(DEMO_FLAGS)
 	$(ASR) evaluate exp/digits/bundle data/digits/test
 	$(ASR) transcribe --model exp/digits/bundle --json $$(ls data/digits/audio/test/*/*.opus | head -1)
 

@@ -1,6 +1,7 @@
 """The `asr` command: parses, calls, prints. Nothing heavy is imported before a command needs it."""
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -14,35 +15,58 @@ from asr.text import ENGLISH
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns 0, 1 after errors that were named, 2 for wrong usage (by SystemExit)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    _open_output()
     try:
-        if arguments[:1] == ["train"]:  # its arguments are LightningCLI's
-            return train(arguments[1:])
-        options = _parser().parse_args(arguments)
-        return int(options.command(options))
-    except AsrError as error:
-        print(f"asr: {error}", file=sys.stderr)
-        return 1
+        try:
+            return _run(arguments)
+        except AsrError as error:
+            _complain(str(error))
+            return 1
+        finally:
+            print(end="", flush=True)  # here, where a failure can still be handled
     except KeyboardInterrupt:
-        print("asr: interrupted", file=sys.stderr)
+        _complain("interrupted")
         return 130
-    except BrokenPipeError:  # the reader of our output has left, as `head` does
+    except OSError as error:
+        if error.filename is not None:
+            _complain(f"{error.filename}: {error.strerror}")
+            return 1
+        if not isinstance(error, BrokenPipeError):  # then the reader of our output has left, as `head` does
+            _complain(f"{error.strerror or error}")
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
 
 
+def _run(arguments: list[str]) -> int:
+    if arguments[:1] == ["train"]:  # its arguments are LightningCLI's
+        return train(arguments[1:])
+    options = _parser().parse_args(arguments)
+    return int(options.command(options))
+
+
+def _open_output(encoding: str | None = None) -> None:
+    """Print what `encoding` lacks as an escape rather than fail; it defaults to what the user has set."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding=encoding or sys.stdout.encoding, errors="backslashreplace")
+
+
+def _complain(message: str) -> None:
+    print("asr:", message.replace("\n", "\\n"), file=sys.stderr)
+
+
 def train(arguments: list[str]) -> int:
     """`asr train RECIPE.yaml [--resume] [--trainer.max_epochs=3 ...]`."""
-    from asr.extra import require_train
-
-    require_train()
-    from asr.training import run
-
     resume = "--resume" in arguments
     arguments = [argument for argument in arguments if argument != "--resume"]
     if arguments and not arguments[0].startswith("-"):
         if not Path(arguments[0]).is_file():
             raise AsrError(f"{arguments[0]}: no such recipe; see the folder recipes/")
         arguments.insert(0, "--config")
+    from asr.extra import require_train
+
+    require_train()
+    from asr.training import run
+
     bundle = run.train(arguments, resume)
     print(f"model bundle: {bundle}")
     return 0
@@ -66,7 +90,7 @@ def prepare(options: argparse.Namespace) -> int:
         from asr.data_prep import digits
 
         problems = digits.prepare(**common)
-    return 1 if problems else 0
+    return 0 if all(problem.copy_only for problem in problems) else 1
 
 
 def evaluate(options: argparse.Namespace) -> int:
@@ -76,12 +100,15 @@ def evaluate(options: argparse.Namespace) -> int:
 
     manifests = [path / "manifest.jsonl" if path.is_dir() else path for path in options.manifests]
     result = evaluate.evaluate(load_model(options.model, options.threads), manifests, progress=True)
-    if options.details:
-        wer.write_details(options.details, result.scores)
-    if options.json:
-        print(result.to_json())
-    else:
-        report.print_report(result)
+    try:
+        if options.details:
+            wer.write_details(options.details, result.scores)
+    finally:
+        if options.json:
+            _open_output("utf-8")
+            print(result.to_json())
+        else:
+            report.print_report(result)
     return 1 if result.problems else 0
 
 
@@ -90,10 +117,12 @@ def transcribe(options: argparse.Namespace) -> int:
     from asr.inference import transcriber, writers
 
     model = transcriber.load_model(options.model, options.threads)
+    if options.json:
+        _open_output("utf-8")
     failed = False
     for path, transcript in model.transcribe_files(options.files):
         if isinstance(transcript, AsrError):
-            print(f"asr: {transcript}", file=sys.stderr)
+            _complain(str(transcript))
             failed = True
         elif options.json:
             print(writers.json_line(path, transcript), flush=True)
@@ -112,14 +141,18 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("evaluate", help="word and character error rates of a model")
     command.set_defaults(command=evaluate)
     command.add_argument("model", type=Path, help="model bundle, as written by asr train")
-    command.add_argument("manifests", type=Path, nargs="+", help="manifest.jsonl, or the folder that holds it")
+    command.add_argument(
+        "manifests", type=Path, nargs="+", help="manifest.jsonl, or the folder that holds it"
+    )
     command.add_argument("--json", action="store_true", help="print one JSON object")
     command.add_argument("--details", type=Path, metavar="FILE", help="write one JSON line an utterance")
     command.add_argument("--threads", type=_positive, help="cores to use (all)")
 
     command = commands.add_parser("transcribe", help="recordings to text")
     command.set_defaults(command=transcribe)
-    command.add_argument("files", type=Path, nargs="+", metavar="FILE", help="wav, flac, ogg, opus, mp3, aiff, au")
+    command.add_argument(
+        "files", type=Path, nargs="+", metavar="FILE", help="wav, flac, ogg, opus, mp3, aiff, au"
+    )
     command.add_argument("--model", type=Path, required=True, help="model bundle, as written by asr train")
     command.add_argument("--json", action="store_true", help="one JSON object a file, with words and times")
     command.add_argument("--threads", type=_positive, help="cores to use (all)")
@@ -132,25 +165,38 @@ def _add_prepare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )
     librispeech = sources.add_parser("librispeech", help="download or use LibriSpeech")
     librispeech.add_argument("--subset", nargs="+", default=[], metavar="NAME", help="train-clean-100, ...")
-    librispeech.add_argument("--corpus", type=Path, help="a LibriSpeech tree that is there; nothing is downloaded")
+    librispeech.add_argument(
+        "--corpus", type=Path, help="a LibriSpeech tree that is there; nothing is downloaded"
+    )
     librispeech.add_argument("--url", help="a mirror of https://www.openslr.org/resources")
     folder = sources.add_parser("folder", help="your own recordings")
-    folder.add_argument("folder", type=Path, help="a .csv, .tsv or .jsonl table, or recordings with a .txt beside each")
+    folder.add_argument(
+        "folder", type=Path, help="a .csv, .tsv or .jsonl table, or recordings with a .txt beside each"
+    )
     folder.add_argument("--characters", default=ENGLISH, help=f"the alphabet (default {ENGLISH!r})")
     digits = sources.add_parser("digits", help="spoken digits that ship with asr")
     for name, command in (("librispeech", librispeech), ("folder", folder), ("digits", digits)):
         command.set_defaults(command=prepare)
-        command.add_argument("--out", type=Path, default=Path("data", name), help="where to write (data/%s)" % name)
-        command.add_argument("--jobs", type=_positive, default=os.cpu_count() or 1, help="processes (all cores)")
         command.add_argument(
-            "--speeds", type=float, nargs="+", default=[], metavar="X", help="add copies at these speeds, 0.9 1.1"
+            "--out", type=Path, default=Path("data", name), help=f"where to write (data/{name})"
+        )
+        command.add_argument(
+            "--jobs", type=_positive, default=os.cpu_count() or 1, help="processes (all cores)"
+        )
+        command.add_argument(
+            "--speeds",
+            type=float,
+            nargs="+",
+            default=[],
+            metavar="X",
+            help="add training copies at these speeds",
         )
 
 
 def _positive(text: str) -> int:
-    if (value := int(text)) < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return value
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
+    return int(text)
 
 
 if __name__ == "__main__":

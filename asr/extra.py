@@ -1,7 +1,8 @@
 """Whether the extra `train` is there and whole."""
 
+import re
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, requires, version
 
 from asr.errors import AsrError
 
@@ -9,15 +10,25 @@ _INSTALL = "pip install 'torch>=2.11,<2.12' 'torchaudio>=2.11,<2.12'"
 
 
 def require_train() -> None:
-    """Raise AsrError where torch or torchaudio is missing, or the two do not belong together."""
+    """Raise AsrError where a package of the extra is missing, or torch and torchaudio do not fit together."""
     try:
+        for name in _packages():
+            version(name)
         torch, torchaudio = version("torch"), version("torchaudio")
     except PackageNotFoundError as error:
-        raise AsrError(f"{error.name} is not installed; this command needs pip install 'asr[train]'") from None
+        raise AsrError(
+            f"{error.name} is not installed; this command needs pip install 'asr[train]'"
+        ) from None
     if torch.split(".")[:2] != torchaudio.split(".")[:2]:
         raise AsrError(f"torch {torch} and torchaudio {torchaudio} do not fit together; {_INSTALL}")
     try:
         import_module("torchaudio")
-    except (ImportError, OSError) as error:  # a CPU-only torch beside the usual torchaudio, say
-        reason = str(error).splitlines()[0]
+    except (ImportError, OSError, RuntimeError) as error:  # a CPU-only torch beside the usual torchaudio, say
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise AsrError(f"torchaudio {torchaudio} cannot use torch {torch} ({reason}); {_INSTALL}") from None
+
+
+def _packages() -> list[str]:
+    """Names in the extra, as the installed package states them."""
+    stated = [r for r in requires("asr") or [] if re.search(r"extra == ['\"]train['\"]", r)]
+    return [re.split(r"[^\w.-]", requirement, maxsplit=1)[0] for requirement in stated]

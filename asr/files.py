@@ -10,13 +10,25 @@ from typing import IO, Any
 
 @contextmanager
 def atomic_write(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
-    """Open a temporary file beside `path`; rename it to `path` if the block ends without an error."""
+    """Open a temporary file beside `path`; rename it to `path` if the block ends without an error.
+
+    Text is UTF-8; what it cannot hold (names with other bytes) becomes `\\udcXX`, which JSON reads back.
+    A link stays a link to the new content; a device or a pipe is written as it is.
+    """
+    encoding, errors = (None, None) if "b" in mode else ("utf-8", "backslashreplace")
+    if path.exists() and not path.is_file():
+        with path.open(mode, encoding=encoding, errors=errors) as file:
+            yield file
+        return
+    path = path.resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
-    encoding = None if "b" in mode else "utf-8"
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:60]}.")
+    try:
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:60]}.")
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None  # not the temporary file's name
     temporary = Path(name)
     try:
-        with os.fdopen(descriptor, mode, encoding=encoding) as file:
+        with os.fdopen(descriptor, mode, encoding=encoding, errors=errors) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

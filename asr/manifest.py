@@ -25,20 +25,24 @@ class Utterance:
 def read(path: Path) -> list[Utterance]:
     """The utterances of a manifest; relative audio paths start at the manifest's folder.
 
-    `id` defaults to the recording's name without suffix, as NeMo's manifests carry none. Raises
-    ManifestError with the line's number where a line is not JSON, lacks a key or repeats an id.
+    `id` defaults to the recording's path as it is written, without suffix: NeMo's manifests have no ids.
+    Raises ManifestError with the line's number where a line is not JSON, lacks a key or repeats an id.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ManifestError(f"{path}: cannot read the manifest ({error})") from None
+        content = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise ManifestError(f"{path}: cannot read the manifest ({error.strerror})") from None
+    except UnicodeDecodeError as error:
+        raise ManifestError(f"{path}: the manifest is not UTF-8 (byte {error.start})") from None
     utterances: dict[str, Utterance] = {}
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(content.split("\n"), start=1):  # splitlines() would also split strings
         if not line.strip():
             continue
         try:
             utterance = _parse(json.loads(line), path.parent)
-        except (ValueError, TypeError) as error:
+        except json.JSONDecodeError as error:
+            raise ManifestError(f"{path}:{number}: not JSON ({error.msg}, column {error.colno})") from None
+        except (ValueError, RecursionError) as error:
             raise ManifestError(f"{path}:{number}: {error}") from None
         if utterance.id in utterances:
             raise ManifestError(f"{path}:{number}: the id {utterance.id!r} stands twice; ids must be unique")
@@ -54,27 +58,44 @@ def _parse(row: Any, folder: Path) -> Utterance:
     for key in ("audio_filepath", "duration", "text"):
         if key not in row:
             raise ValueError(f"the key {key!r} is missing")
-    duration = float(row["duration"])
-    if not math.isfinite(duration) or duration < 0:
-        raise ValueError(f"duration {row['duration']!r} is not a length in seconds")
     if not isinstance(row["text"], str) or not isinstance(row["audio_filepath"], str):
         raise ValueError("text and audio_filepath must be strings")
-    audio = folder / row["audio_filepath"]
-    speaker = row.get("speaker")
+    if not row["audio_filepath"]:
+        raise ValueError("the audio_filepath is empty")
+    if row.get("offset"):
+        raise ValueError("an offset into a longer recording is not supported; cut the recording first")
+    identity, speaker = row.get("id"), row.get("speaker")
+    if identity is None:
+        identity = Path(row["audio_filepath"]).with_suffix("").as_posix()
     return Utterance(
-        id=str(row.get("id", audio.stem)),
-        audio_filepath=audio,
-        duration=duration,
+        id=str(identity),
+        audio_filepath=folder / row["audio_filepath"],
+        duration=_seconds(row["duration"]),
         text=row["text"],
         speaker=None if speaker is None else str(speaker),
     )
+
+
+def _seconds(value: Any) -> float:
+    try:
+        seconds = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
+        raise ValueError(f"duration {value!r} is not a length in seconds")
+    return seconds
 
 
 def write(path: Path, utterances: Iterable[Utterance]) -> None:
     """Write a manifest whole or not at all."""
     with atomic_write(path) as file:
         for u in utterances:
-            row = {"id": u.id, "audio_filepath": str(u.audio_filepath), "duration": u.duration, "text": u.text}
+            row = {
+                "id": u.id,
+                "audio_filepath": str(u.audio_filepath),
+                "duration": u.duration,
+                "text": u.text,
+            }
             if u.speaker is not None:
                 row["speaker"] = u.speaker
             file.write(json.dumps(row, ensure_ascii=False) + "\n")

@@ -3,6 +3,7 @@
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 
 from asr.errors import TextError
 
@@ -12,17 +13,17 @@ BLANK = 0
 ENGLISH = " 'ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 """LibriSpeech's alphabet."""
 
-_DROPPED = frozenset('.,;:!?"()[]{}…«»“”„¿¡')
-_SPACES = frozenset("-‐‑‒–—―/_")
-_APOSTROPHES = frozenset("’‘ʼ`´")
+_DROPPED = frozenset('.,;:!?"()[]{}…«»‹›“”„‚¿¡')  # noqa: RUF001
+_SPACES = frozenset("-‐‑‒–—―/_")  # noqa: RUF001
+_APOSTROPHES = frozenset("’‘ʼ`´")  # noqa: RUF001
 
 
 def normalize(text: str, characters: str = ENGLISH) -> str:
     """Bring free text as close to the alphabet `characters` as is safe.
 
     Case is folded where the alphabet has one case only, accents are stripped where the alphabet lacks
-    the accented letter, punctuation is dropped and white space collapsed. What is left outside the
-    alphabet (digits, say) stays in the text, so that `Tokenizer.unknown` can report it.
+    the accented letter, punctuation and invisible characters are dropped, dashes and white space become one
+    space. What is left outside the alphabet (digits, say) stays, so that `Tokenizer.unknown` can report it.
     """
     alphabet = frozenset(characters)
     if not any(c.islower() for c in characters):
@@ -36,9 +37,9 @@ def normalize(text: str, characters: str = ENGLISH) -> str:
 def _normalize_character(character: str, alphabet: frozenset[str]) -> str:
     if character in alphabet:
         return character
-    if character in _APOSTROPHES and "'" in alphabet:
-        return "'"
-    if character in _DROPPED:
+    if character in _APOSTROPHES:
+        return "'" if "'" in alphabet else character
+    if character in _DROPPED or unicodedata.combining(character) or unicodedata.category(character) == "Cf":
         return ""
     if character in _SPACES or character.isspace():
         return " "
@@ -68,7 +69,10 @@ class Tokenizer:
         return [self.characters.index(c) + 1 for c in text]
 
     def decode(self, tokens: Iterable[int]) -> str:
-        """Text of `tokens`, none of which may be the blank."""
+        """Text of `tokens`. Raises ValueError on the blank, and on what is no token at all."""
+        tokens = list(tokens)
+        if not all(BLANK < token < self.size for token in tokens):
+            raise ValueError(f"tokens {tokens}: expected 1 to {self.size - 1}")
         return "".join(self.characters[token - 1] for token in tokens)
 
     def unknown(self, text: str) -> str:
@@ -78,4 +82,4 @@ class Tokenizer:
 
 def ctc_frames_needed(tokens: list[int]) -> int:
     """Least number of frames in which CTC can emit `tokens`: one each, and a blank between repeats."""
-    return len(tokens) + sum(a == b for a, b in zip(tokens, tokens[1:], strict=False))
+    return len(tokens) + sum(a == b for a, b in pairwise(tokens))

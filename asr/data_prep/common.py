@@ -156,7 +156,7 @@ def _write_index(
             return False  # a problem at natural speed already
         frames, need = subsampled(entry.frames), needed[entry.id]
         if frames < need:
-            at = "" if entry.speed == 1.0 else f"at speed {entry.speed:g}: "
+            at = "" if entry.speed == 1.0 else f"{extraction.AT_SPEED}{entry.speed:g}: "
             reason = f"{at}too short for its text: {frames} frames after subsampling, CTC needs {need}"
             report.add([Problem(entry.id, reason)])
             return False

@@ -57,8 +57,9 @@ def prepare(
     """Prepare each subset in `out`/<subset>; return all problems.
 
     With `corpus`, its subsets are used (all that are found, where none is named); without, the named ones
-    are downloaded to `out`/downloads from `url` (a mirror of openslr.org/resources) or openslr.org. A
-    subset that fails as a whole is a problem by its name. Raises PrepareError on an unknown subset.
+    are downloaded to `out`/downloads from `url` (a mirror of openslr.org/resources) or openslr.org.
+    `speeds` adds copies to training subsets alone. A subset that fails as a whole is a problem by its
+    name. Raises PrepareError on an unknown subset.
     """
     console = open_console()
     if corpus is not None:
@@ -73,7 +74,8 @@ def prepare(
                 with clear_errors(out / "downloads"):
                     _download(name, out / "downloads", url or URL, console)
             utterances, faults = scan(folder)
-            problems += prepare_part(out / name, utterances, faults, speeds=speeds, jobs=jobs)
+            copies = speeds if name.startswith("train") else ()
+            problems += prepare_part(out / name, utterances, faults, speeds=copies, jobs=jobs)
         except PrepareError as error:
             console.print(f"{name}: {error}")
             problems.append(Problem(name, str(error)))

@@ -26,12 +26,21 @@ MIN_VARIANCE = 1e-4
 """Keeps the standard deviation of a mel bin that is always silent away from 0."""
 
 
+AT_SPEED = "at speed "
+"""How the reasons begin that concern a perturbed copy alone."""
+
+
 @dataclass(frozen=True)
 class Problem:
     """Something of the corpus that could not be used: its name and why."""
 
     name: str
     reason: str
+
+    @property
+    def copy_only(self) -> bool:
+        """Whether the utterance itself is there, and only a copy at another speed is not."""
+        return self.reason.startswith(AT_SPEED)
 
 
 @dataclass(frozen=True)

@@ -28,10 +28,12 @@ class Architecture:
 
 
 class AcousticModel(nn.Module):
-    """Raw log-mel features `[B, T, mels]`, `int64[B]` lengths -> `float32[B, T', V]` log-probabilities, lengths.
+    """Raw log-mel features `[B, T, mels]`, `int64[B]` lengths -> `float32[B, T', V]` log-probabilities and
+    their lengths.
 
     Normalisation by the training set's mean and std (the buffers `mean` and `std`), subsampling by 4, then
-    `layers` times x + dropout(recurrent(layer_norm(x))), layer norm, linear, log-softmax. Token 0 is the blank.
+    `layers` times x + dropout(recurrent(layer_norm(x))), layer norm, linear, log-softmax. Token 0 is the
+    blank.
     """
 
     mean: Tensor

@@ -30,7 +30,7 @@ def save_bundle(
     licence: str = "unspecified",
     wer: dict[str, Any] | None = None,
 ) -> Path:
-    """Write weights, ONNX graph, model card and config.json; an earlier bundle there is replaced as a whole.
+    """Write weights, ONNX graph, model card and config.json; an earlier bundle is replaced as a whole.
 
     Raises BundleError where ONNX Runtime's log-probabilities differ from torch's by more than TOLERANCE.
     """
@@ -41,9 +41,12 @@ def save_bundle(
         graph = build_graph(model, LogMel(log_mel)).SerializeToString()
         worst = check_parity(model, log_mel, graph)
         if not worst <= TOLERANCE:
-            raise BundleError(f"{folder}: ONNX and torch differ by {worst:.1e} in log-probability; not written")
+            raise BundleError(
+                f"{folder}: not written, as ONNX and torch differ by {worst:.1e} in log-probability"
+            )
         (work / bundle.ONNX).write_bytes(graph)
-        (work / bundle.WEIGHTS).write_bytes(save({k: v.contiguous() for k, v in model.state_dict().items()}))
+        weights = {name: value.contiguous() for name, value in model.state_dict().items()}
+        (work / bundle.WEIGHTS).write_bytes(save(weights))
         config = bundle.BundleConfig(
             architecture=asdict(model.architecture),
             log_mel=asdict(log_mel),
@@ -101,8 +104,8 @@ def model_card(config: bundle.BundleConfig, model: AcousticModel) -> str:
     directions = "bidirectional " if a.bidirectional else ""
     rows = "\n".join(f"| {name} | {100 * rate:.2f} % |" for name, rate in config.wer.items())
     return (
-        f"# Speech recogniser\n\n{a.layers} layers of {directions}{a.cell.upper()}, {a.hidden} units a direction, "
-        f"CTC over {len(config.characters)} characters, {parameters:,} parameters.\n\n"
+        f"# Speech recogniser\n\n{a.layers} layers of {directions}{a.cell.upper()}, {a.hidden} units a "
+        f"direction, CTC over {len(config.characters)} characters, {parameters:,} parameters.\n\n"
         f"- Training data: {config.training_data}\n- Licence: {config.licence}\n"
         "- Input: 16 kHz mono; `asr transcribe` converts anything else.\n\n"
         f"| WER on | |\n|---|---|\n{rows}\n"

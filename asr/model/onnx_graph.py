@@ -5,6 +5,7 @@ layers become single ONNX operators with their own `sequence_lens`, and the fron
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import onnx
@@ -22,7 +23,7 @@ _GATES = {"gru": (1, 0, 2), "lstm": (0, 3, 1, 2), "rnn": (0,)}
 
 def build_graph(model: AcousticModel, log_mel: LogMel) -> onnx.ModelProto:
     """`waveforms float32[B, N]`, `lengths int64[B]` (samples, at least one window each) ->
-    `log_probs float32[B, T', V]`, `frames int64[B]`. Frames beyond an utterance's length hold arbitrary values."""
+    `log_probs float32[B, T', V]`, `frames int64[B]`. What lies beyond an utterance's frames is arbitrary."""
     graph = _Graph()
     features, frames = _front_end(graph, log_mel)
     mean, inverse = graph.constant(model.mean), graph.constant(1 / model.std)
@@ -34,20 +35,20 @@ def build_graph(model: AcousticModel, log_mel: LogMel) -> onnx.ModelProto:
         x = graph.add("Add", x, _recurrent(graph, layer, _layer_norm(graph, norm, x), steps))
     x = _linear(graph, model.output, _layer_norm(graph, model.output_norm, x))
     x = graph.add("LogSoftmax", x, axis=-1)
-    graph.add("Transpose", x, perm=[1, 0, 2], outputs=("log_probs",))
-    graph.add("Identity", frames, outputs=("frames",))
+    graph.add("Transpose", x, perm=[1, 0, 2], output="log_probs")
+    graph.add("Identity", frames, output="frames")
     return graph.model(model.architecture.vocabulary)
 
 
 class _Graph:
-    """Collects nodes and constants; `add` returns the name of the node's first output."""
+    """Collects nodes and constants; `add` returns the name of the node's (first) output."""
 
     def __init__(self) -> None:
         self.nodes: list[onnx.NodeProto] = []
         self.constants: list[onnx.TensorProto] = []
 
-    def add(self, operator: str, *inputs: str, outputs: Sequence[str] | None = None, **attributes: object) -> str:
-        names = list(outputs or [f"{operator}_{len(self.nodes)}"])
+    def add(self, operator: str, *inputs: str, output: str | None = None, **attributes: Any) -> str:
+        names = [output or f"{operator}_{len(self.nodes)}"]
         self.nodes.append(helper.make_node(operator, list(inputs), names, **attributes))
         return names[0]
 
@@ -86,7 +87,8 @@ def _front_end(graph: _Graph, log_mel: LogMel) -> tuple[str, str]:
     squared = graph.add("Mul", spectrum, spectrum)  # [B, 2 * bins, T]
     # Real and imaginary parts meet the same filters, so their squares are summed by the same product.
     filters = log_mel.filters.detach().cpu().numpy()
-    bands = graph.add("MatMul", graph.add("Transpose", squared, perm=[0, 2, 1]), graph.constant(np.tile(filters, (2, 1))))
+    squared = graph.add("Transpose", squared, perm=[0, 2, 1])
+    bands = graph.add("MatMul", squared, graph.constant(np.tile(filters, (2, 1))))
     return graph.add("Log", graph.add("Add", bands, graph.constant(np.float32(c.floor)))), frames
 
 
@@ -97,7 +99,8 @@ def fourier_kernel(log_mel: LogMel) -> np.ndarray:
     angle = 2 * np.pi * np.arange(c.n_fft // 2 + 1)[:, None] * sample / c.n_fft
     basis = np.concatenate([np.cos(angle), -np.sin(angle)]) * log_mel.window.double().cpu().numpy()
     centred = basis - basis.mean(axis=1, keepdims=True)
-    return centred[:, None].astype(np.float32)
+    kernel: np.ndarray = centred[:, None].astype(np.float32)
+    return kernel
 
 
 def _subsampling(graph: _Graph, model: AcousticModel, x: str, frames: str) -> tuple[str, str]:
@@ -128,7 +131,8 @@ def _layer_norm(graph: _Graph, norm: nn.Module, x: str) -> str:
 
 
 def _linear(graph: _Graph, linear: nn.Linear, x: str) -> str:
-    return graph.add("Add", graph.add("MatMul", x, graph.constant(linear.weight.T)), graph.constant(linear.bias))
+    product = graph.add("MatMul", x, graph.constant(linear.weight.T))
+    return graph.add("Add", product, graph.constant(linear.bias))
 
 
 def _bias(module: nn.Module) -> Tensor:
@@ -143,7 +147,7 @@ def _recurrent(graph: _Graph, layer: nn.Module, x: str, steps: str) -> str:
     rnns = [layer.ahead] if layer.back is None else [layer.ahead, layer.back]
     kind, hidden = layer.ahead.mode.lower().removesuffix("_tanh"), layer.ahead.hidden_size
     w, r, b = (np.stack(parts) for parts in zip(*(_weights(rnn, kind) for rnn in rnns), strict=True))
-    attributes = {"linear_before_reset": 1} if kind == "gru" else {}
+    attributes: dict[str, Any] = {"linear_before_reset": 1} if kind == "gru" else {}
     direction = "forward" if layer.back is None else "bidirectional"
     inputs = (x, graph.constant(w), graph.constant(r), graph.constant(b), steps)
     y = graph.add(kind.upper(), *inputs, hidden_size=hidden, direction=direction, **attributes)
@@ -154,7 +158,8 @@ def _recurrent(graph: _Graph, layer: nn.Module, x: str, steps: str) -> str:
 def _weights(rnn: nn.RNNBase, kind: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Input and recurrent weights and both biases of one direction, gates in ONNX's order."""
 
-    def reorder(weight: Tensor) -> np.ndarray:
+    def reorder(weight: Tensor | nn.Module) -> np.ndarray:
+        assert isinstance(weight, Tensor)
         gates = np.split(weight.detach().cpu().float().numpy(), len(_GATES[kind]))
         return np.concatenate([gates[i] for i in _GATES[kind]])
 

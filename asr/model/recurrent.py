@@ -24,10 +24,10 @@ class RecurrentLayer(nn.Module):
         self.back = _CELLS[cell](input_size, hidden, batch_first=True) if bidirectional else None
 
     def forward(self, x: Tensor, reversal: Tensor) -> Tensor:
-        ahead, _ = self.ahead(x)
+        ahead: Tensor = self.ahead(x)[0]
         if self.back is None:
             return ahead
-        back, _ = self.back(_reorder(x, reversal))
+        back: Tensor = self.back(_reorder(x, reversal))[0]
         return torch.cat([ahead, _reorder(back, reversal)], dim=-1)
 
 

@@ -25,7 +25,7 @@ class Subsampling(nn.Module):
         bands = -(-mels // 4)
         self.projection = nn.Linear(CHANNELS * bands, output_size)
         # On a CPU the convolutions run four times as fast with the channels innermost.
-        self.to(memory_format=torch.channels_last)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @staticmethod
     def output_lengths(lengths: Tensor) -> Tensor:

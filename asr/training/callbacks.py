@@ -5,6 +5,7 @@ import time
 from collections import defaultdict
 from pathlib import Path
 
+import numpy as np
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.utilities import rank_zero_only
@@ -39,10 +40,11 @@ def plot_curves(logs: Path, png: Path) -> None:
     curves = read_curves(logs)
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4), layout="constrained")
     for name, label in (("loss", "training"), ("val_loss", "validation")):
-        left.plot(*zip(*curves[name], strict=True), label=label) if curves[name] else None
+        left.plot(*np.array(curves[name]).reshape(-1, 2).T, label=label)
     left.set(xlabel="step", ylabel="CTC loss, nats a token", ylim=(0, None))
     for name, label in (("val_wer", "WER"), ("val_cer", "CER")):
-        right.plot(*zip(*((s, 100 * v) for s, v in curves[name]), strict=True), label=label) if curves[name] else None
+        steps, rates = np.array(curves[name]).reshape(-1, 2).T
+        right.plot(steps, 100 * rates, label=label)
     right.set(xlabel="step", ylabel="validation errors, %", ylim=(0, 105))
     for axes in (left, right):
         axes.legend()

@@ -20,7 +20,7 @@ from asr.training.sampler import BucketSampler
 
 
 class Batch(NamedTuple):
-    """Features `float32[B, T, F]` (0 beyond `lengths` `int64[B]`), tokens `int64[B, L]` and their lengths."""
+    """Features `float32[B, T, F]` (0 beyond `lengths`), tokens `int64[B, L]` and their `target_lengths`."""
 
     ids: list[str]
     texts: list[str]
@@ -40,15 +40,19 @@ class Item(NamedTuple):
 
 
 class SpeechDataset(Dataset[Batch]):
-    """The utterances of prepared corpora at the given speeds; indexed by a list of positions, gives a Batch."""
+    """The utterances of prepared corpora at the given speeds; a list of positions gives a Batch."""
 
-    def __init__(self, folders: Sequence[Path], tokenizer: Tokenizer, speeds: Sequence[float] = (1.0,)) -> None:
+    def __init__(
+        self, folders: Sequence[Path], tokenizer: Tokenizer, speeds: Sequence[float] = (1.0,)
+    ) -> None:
         self.stores = [FeatureStore(folder) for folder in folders]
         self.items: list[Item] = []
         for folder, store in zip(folders, self.stores, strict=True):
             prepared = {entry.speed for entry in store.entries.values()}
             if missing := sorted(set(speeds) - prepared):
-                raise TrainingError(f"{folder}: not prepared at speed {missing[0]}; run `asr prepare` with --speeds")
+                raise TrainingError(
+                    f"{folder}: not prepared at speed {missing[0]}; run `asr prepare` with --speeds"
+                )
             for utterance in manifest.read(folder / "manifest.jsonl"):
                 tokens = tokenizer.encode(utterance.text)
                 if (utterance.id, 1.0) not in store.entries:
@@ -61,9 +65,7 @@ class SpeechDataset(Dataset[Batch]):
     def _check_lengths(self) -> None:
         frames = Subsampling.output_lengths(torch.tensor(self.lengths)).tolist()
         needed = (ctc_frames_needed(item.tokens) for item in self.items)
-        short = [
-            item.entry.id for item, f, n in zip(self.items, frames, needed, strict=True) if n > f
-        ]
+        short = [item.entry.id for item, f, n in zip(self.items, frames, needed, strict=True) if n > f]
         if short:
             raise TrainingError(
                 f"{len(short)} utterances have more labels than frames, so CTC cannot align them: "
@@ -122,7 +124,8 @@ class SpeechData(pl.LightningDataModule):
         batch_seconds: Most seconds of audio in a batch, padding included, on each device.
         speeds: Speeds of the training data to use; those other than 1.0 must have been prepared.
         characters: The alphabet; token 0 is the CTC blank, token i+1 the i-th character.
-        seed: Decides the order of the training data.
+        licence: Licence of the training data, for the model card.
+        seed: Decides the order of the training data, taken from seed_everything.
     """
 
     def __init__(
@@ -132,6 +135,7 @@ class SpeechData(pl.LightningDataModule):
         batch_seconds: float = 300.0,
         speeds: list[float] = [1.0],  # noqa: B006 - jsonargparse shows it as the default
         characters: str = ENGLISH,
+        licence: str = "unspecified",
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -140,6 +144,7 @@ class SpeechData(pl.LightningDataModule):
         self.batch_seconds = batch_seconds
         self.speeds = speeds
         self.tokenizer = Tokenizer(characters)
+        self.licence = licence
         self.seed = seed
 
     def setup(self, stage: str) -> None:
@@ -148,7 +153,7 @@ class SpeechData(pl.LightningDataModule):
         self.validation_set = SpeechDataset(self.validation_folders, self.tokenizer)
         configs = {store.config for s in (self.train_set, self.validation_set) for store in s.stores}
         if len(configs) > 1:
-            raise TrainingError("the feature stores were made with different LogMel settings; prepare them alike")
+            raise TrainingError("the feature stores differ in their LogMel settings; prepare them alike")
         self.log_mel: LogMelConfig = configs.pop()
 
     def _loader(self, dataset: SpeechDataset, sampler: BucketSampler) -> DataLoader[Batch]:

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from asr.decoding.greedy import greedy
 from asr.errors import TrainingError
+from asr.features.logmel import LogMelConfig
 from asr.model.acoustic import AcousticModel, Architecture
 from asr.model.recurrent import Cell
-from asr.features.logmel import LogMelConfig
 from asr.text import BLANK, ENGLISH, Tokenizer
 from asr.training.augment import SpecAugment, SpecAugmentConfig
 from asr.training.data import Batch, SpeechData, name_some
@@ -73,9 +73,9 @@ class CTCModule(pl.LightningModule):
         self.model.mean.copy_(torch.from_numpy(mean))
         self.model.std.copy_(torch.from_numpy(std))
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> Any:
         """AdamW; a linear warm-up, then half a cosine down to `final_share` of the peak."""
-        optimizer = torch.optim.AdamW(self.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay)
+        optimizer = torch.optim.AdamW(self.parameters(), self.learning_rate, weight_decay=self.weight_decay)
         total = int(self.trainer.estimated_stepping_batches)
 
         def share(step: int) -> float:
@@ -92,7 +92,12 @@ class CTCModule(pl.LightningModule):
         log_probs, lengths = self.model(features, batch.lengths)
         with torch.autocast(self.device.type, enabled=False):
             losses = F.ctc_loss(
-                log_probs.transpose(0, 1), batch.targets, lengths, batch.target_lengths, BLANK, reduction="none"
+                log_probs.transpose(0, 1),
+                batch.targets,
+                lengths,
+                batch.target_lengths,
+                BLANK,
+                reduction="none",
             )
         return losses, log_probs, lengths
 
@@ -102,13 +107,14 @@ class CTCModule(pl.LightningModule):
         torch.manual_seed(hash((self.seed, self.current_epoch, batch_idx, self.global_rank)))
         losses, _, _ = self.losses(batch, self.spec_augment(batch.features, self.model.mean))
         if not bool(torch.isfinite(losses).all()):
-            broken = [i for i, finite in zip(batch.ids, losses.isfinite().tolist(), strict=True) if not finite]
+            finite = losses.isfinite().tolist()
+            broken = [id for id, good in zip(batch.ids, finite, strict=True) if not good]
             raise TrainingError(
-                f"the loss is not finite at step {self.global_step} for {name_some(broken)}; "
-                "lower model.learning_rate or look at these recordings; --resume goes on from the last checkpoint"
+                f"the loss is not finite at step {self.global_step} for {name_some(broken)}; lower "
+                "model.learning_rate or look at these recordings; --resume goes on from the last checkpoint"
             )
         loss = losses.sum() / batch.target_lengths.sum()
-        self.log("loss", loss.detach(), prog_bar=True, on_step=True, on_epoch=False, batch_size=len(batch.ids))
+        self.log("loss", loss.detach(), prog_bar=True, batch_size=len(batch.ids))
         return loss
 
     def on_validation_epoch_start(self) -> None:
@@ -121,7 +127,7 @@ class CTCModule(pl.LightningModule):
         """Count the errors of greedy decoding."""
         losses, log_probs, lengths = self.losses(batch, batch.features)
         hypotheses = [
-            greedy(row[:length], self.tokenizer, frame_seconds=1.0).text
+            greedy(row[:length], self.tokenizer, frame_seconds=1.0).text  # times are of no interest here
             for row, length in zip(log_probs.cpu().numpy(), lengths.tolist(), strict=True)
         ]
         words = jiwer.process_words(batch.texts, hypotheses)
@@ -148,6 +154,7 @@ class CTCModule(pl.LightningModule):
         self.log("val_cer", character_errors / characters)
         if spoken == 0:
             rank_zero_warn(
-                f"the model emits only blanks after epoch {self.current_epoch} (for {name_some(self._some_ids)}); "
-                "this is usual in the first epochs, later it asks for a lower model.learning_rate"
+                f"the model emits only blanks after epoch {self.current_epoch} (for "
+                f"{name_some(self._some_ids)}); this is usual in the first epochs, later it asks for a lower "
+                "model.learning_rate"
             )

@@ -42,7 +42,10 @@ class TrainCLI(LightningCLI):
             ModelCheckpoint(root, "last", enable_version_counter=False),
             ModelCheckpoint(root, "best", "val_wer", enable_version_counter=False),
         ]
-        loggers = [CSVLogger(root, "logs", flush_logs_every_n_steps=20), TensorBoardLogger(root, "tensorboard")]
+        loggers = [
+            CSVLogger(root, "logs", flush_logs_every_n_steps=20),
+            TensorBoardLogger(root, "tensorboard"),
+        ]
         return super().instantiate_trainer(logger=loggers, **kwargs)
 
 
@@ -102,6 +105,7 @@ def _write_bundle(cli: TrainCLI, root: Path) -> None:
         data.log_mel,
         characters=data.tokenizer.characters,
         training_data=", ".join(folder.name for folder in data.train_folders),
+        licence=data.licence,
         wer={"validation, greedy, while training": round(float(best), 4)},
     )
 

@@ -8,7 +8,6 @@ from torch.utils.data import Sampler
 
 from asr.errors import TrainingError
 
-
 _BUCKET_GROWTH = 1.05
 """Lengths within 5 % of each other count as alike."""
 
@@ -64,7 +63,7 @@ class BucketSampler(Sampler[list[int]]):
         if self.epoch == 0:
             steps.sort(key=lambda step: self._cost(step[-1]), reverse=True)
         else:
-            generator.shuffle(steps)  # type: ignore[arg-type]
+            generator.shuffle(steps)
         return [step[self.rank] for step in steps]
 
     def _cost(self, batch: list[int]) -> float:
@@ -81,6 +80,6 @@ class BucketSampler(Sampler[list[int]]):
             sizes = np.diff(cuts)
             fullest = int(sizes.argmax())
             if sizes[fullest] < 2:
-                raise TrainingError(f"{len(lengths)} utterances cannot be shared out over {self.ranks} processes")
+                raise TrainingError(f"{len(lengths)} utterances are too few for {self.ranks} processes")
             cuts.insert(fullest + 1, cuts[fullest] + int(sizes[fullest]) // 2)
         return cuts

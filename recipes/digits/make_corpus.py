@@ -162,11 +162,11 @@ def phrase(digits: list[str], chance: random.Random) -> str:
 def speak(speaker: Speaker, text: str, wav: Path, chance: random.Random) -> None:
     """Synthesise `text` into `wav`, at a speed that differs from utterance to utterance."""
     if speaker.size is None:
-        words_per_minute = round(chance.randint(140, 200) * speaker.tempo)
+        words_per_minute = round(chance.randint(140, 185) * speaker.tempo)
         command = f"espeak-ng -v {speaker.voice} -p {speaker.pitch} -s {words_per_minute} -w".split()
         subprocess.run([*command, str(wav), text], check=True, stderr=subprocess.DEVNULL)
     else:
-        stretch = chance.uniform(0.75, 1.05) / speaker.tempo
+        stretch = chance.uniform(0.8, 1.1) / speaker.tempo
         command = f"flite -voice {speaker.voice} --setf duration_stretch={stretch:.3f} -o".split()
         subprocess.run([*command, str(wav), "-t", text], check=True)
 

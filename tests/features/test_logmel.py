@@ -103,7 +103,9 @@ def test_silence_is_the_logarithm_of_the_floor() -> None:
 
 def test_the_convolution_of_the_onnx_graph_is_the_same_transform() -> None:
     samples = torch.from_numpy(speechlike(2_000))
-    spectrum = torch.nn.functional.conv1d(samples[None, None], torch.from_numpy(fourier_kernel(LogMel())), stride=160)
+    spectrum = torch.nn.functional.conv1d(
+        samples[None, None], torch.from_numpy(fourier_kernel(LogMel())), stride=160
+    )
     power = spectrum.square().unflatten(1, (2, -1)).sum(1).transpose(1, 2)
     features = torch.log(power @ LogMel().filters + 1e-5)
     np.testing.assert_allclose(features[0].numpy(), extract(samples.numpy()), atol=1e-3)

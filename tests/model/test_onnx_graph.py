@@ -6,7 +6,6 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from tests.model.test_acoustic import small_model
 
 from asr.errors import BundleError
 from asr.features.logmel import LogMel, LogMelConfig
@@ -14,6 +13,7 @@ from asr.model.acoustic import AcousticModel
 from asr.model.export import load_acoustic_model, save_bundle
 from asr.model.onnx_graph import build_graph
 from asr.model.recurrent import Cell
+from tests.model.test_acoustic import small_model
 
 
 def run_both(model: AcousticModel, lengths: list[int], seed: int = 0) -> float:
@@ -46,7 +46,11 @@ def test_odd_and_even_frame_counts_alone_and_together() -> None:
 def test_the_bundle_gives_back_the_model(tmp_path: Path) -> None:
     model = small_model("lstm")
     folder = save_bundle(
-        tmp_path / "bundle", model, LogMelConfig(), characters="ABCDEFGHIJKLMNOPQRSTUVWXYZ '", training_data="none"
+        tmp_path / "bundle",
+        model,
+        LogMelConfig(),
+        characters="ABCDEFGHIJKLMNOPQRSTUVWXYZ '",
+        training_data="none",
     )
     again = load_acoustic_model(folder)
     assert again.architecture == model.architecture
@@ -72,6 +76,8 @@ def test_a_model_that_onnx_does_not_reproduce_is_not_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("asr.model.onnx_graph._GATES", {"gru": (0, 1, 2)})  # gates in the wrong order
-    with pytest.raises(BundleError, match="ONNX and torch differ by .* not written"):
-        save_bundle(tmp_path / "bundle", small_model(), LogMelConfig(), characters="ABC", training_data="none")
+    with pytest.raises(BundleError, match="not written, as ONNX and torch differ by"):
+        save_bundle(
+            tmp_path / "bundle", small_model(), LogMelConfig(), characters="ABC", training_data="none"
+        )
     assert list(tmp_path.iterdir()) == []

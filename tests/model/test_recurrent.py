@@ -94,7 +94,9 @@ def test_trained_layer_equals_its_equations(
             torch.testing.assert_close(output[:frames], expected, atol=1e-5, rtol=0)
 
 
-def test_pytorchs_gru_is_the_textbooks_with_z_swapped_and_the_reset_moved(batch: tuple[Tensor, Tensor]) -> None:
+def test_pytorchs_gru_is_the_textbooks_with_z_swapped_and_the_reset_moved(
+    batch: tuple[Tensor, Tensor],
+) -> None:
     x, lengths = batch
     torch.manual_seed(2)
     layer = trained(RecurrentLayer("gru", 6, 5, bidirectional=False), x, lengths)

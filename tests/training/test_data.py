@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.training.corpus import make_corpus
 
 from asr import manifest
 from asr.errors import StoreError, TextError, TrainingError
 from asr.text import Tokenizer
 from asr.training.data import SpeechDataset, name_some
+from tests.training.corpus import make_corpus
 
 
 def test_a_batch_holds_what_was_prepared(tmp_path: Path) -> None:
@@ -22,11 +22,13 @@ def test_a_batch_holds_what_was_prepared(tmp_path: Path) -> None:
     for row, length, id, tokens, count in zip(
         batch.features, batch.lengths.tolist(), batch.ids, batch.targets, batch.target_lengths, strict=True
     ):
-        np.testing.assert_array_equal(row[:length].numpy(), store.read(store.entries[id, 1.0]).astype(np.float32))
+        np.testing.assert_array_equal(
+            row[:length].numpy(), store.read(store.entries[id, 1.0]).astype(np.float32)
+        )
         assert not row[length:].any() and not tokens[count:].any()
-    assert [Tokenizer().decode(t[:n].tolist()) for t, n in zip(batch.targets, batch.target_lengths, strict=True)] == (
-        batch.texts
-    )
+    assert [
+        Tokenizer().decode(t[:n].tolist()) for t, n in zip(batch.targets, batch.target_lengths, strict=True)
+    ] == (batch.texts)
 
 
 def test_statistics_of_two_corpora_are_those_of_all_their_frames(tmp_path: Path) -> None:
@@ -44,7 +46,9 @@ def test_speeds_are_copies_and_must_have_been_prepared(tmp_path: Path) -> None:
     assert len(dataset) == 8
     slow, natural = (dataset.items[i].entry.frames for i in range(2))
     assert slow == pytest.approx(natural / 0.9, abs=4)
-    with pytest.raises(TrainingError, match=r"corpus: not prepared at speed 1\.1; run `asr prepare` with --speeds"):
+    with pytest.raises(
+        TrainingError, match=r"corpus: not prepared at speed 1\.1; run `asr prepare` with --speeds"
+    ):
         SpeechDataset([folder], Tokenizer(), speeds=[1.0, 1.1])
 
 

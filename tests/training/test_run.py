@@ -9,16 +9,16 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from tests.training.corpus import make_corpus
 
 import asr
 from asr.errors import TrainingError
-from asr.training import run
 from asr.text import Tokenizer
+from asr.training import run
 from asr.training.callbacks import read_curves
 from asr.training.data import SpeechDataset
 from asr.training.module import CTCModule
 from asr.training.sampler import BucketSampler
+from tests.training.corpus import make_corpus
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,10 @@ def start(recipe: Path, *overrides: str, resume: bool = False) -> Path:
 
 def weights(root: Path) -> dict[str, torch.Tensor]:
     checkpoint = torch.load(root / "last.ckpt", weights_only=True)
-    return {**checkpoint["state_dict"], **{f"now.{k}": v for k, v in checkpoint["current_model_state"].items()}}
+    return {
+        **checkpoint["state_dict"],
+        **{f"now.{k}": v for k, v in checkpoint["current_model_state"].items()},
+    }
 
 
 def test_a_run_leaves_bundle_logs_curves_and_its_settings(
@@ -124,7 +127,9 @@ def test_a_second_start_destroys_nothing_and_says_what_to_do(tmp_path: Path, cor
         start(recipe, resume=True)
     start(recipe, "--trainer.max_epochs=1")
     before = (tmp_path / "exp" / "last.ckpt").read_bytes()
-    with pytest.raises(TrainingError, match=r"exp: holds an earlier run; go on with --resume, or set another"):
+    with pytest.raises(
+        TrainingError, match=r"exp: holds an earlier run; go on with --resume, or set another"
+    ):
         start(recipe)
     assert (tmp_path / "exp" / "last.ckpt").read_bytes() == before
 
@@ -149,7 +154,9 @@ def test_a_model_that_emits_only_blanks_is_noticed(
 ) -> None:
     empty = type("Empty", (), {"text": ""})
     monkeypatch.setattr("asr.training.module.greedy", lambda *args, **options: empty)
-    with pytest.warns(UserWarning, match=r"the model emits only blanks after epoch 0 \(for corpus-\d\d, corpus"):
+    with pytest.warns(
+        UserWarning, match=r"the model emits only blanks after epoch 0 \(for corpus-\d\d, corpus"
+    ):
         start(write_recipe(tmp_path, corpus), "--trainer.max_epochs=1")
 
 
@@ -159,7 +166,9 @@ def test_wer_is_summed_over_batches_before_it_is_divided(
     wrong = type("Wrong", (), {"text": "BE"})
     monkeypatch.setattr("asr.training.module.greedy", lambda *args, **options: wrong)
     start(write_recipe(tmp_path, corpus), "--trainer.max_epochs=1")
-    texts = [json.loads(line)["text"].split() for line in (corpus / "manifest.jsonl").read_text().splitlines()]
+    texts = [
+        json.loads(line)["text"].split() for line in (corpus / "manifest.jsonl").read_text().splitlines()
+    ]
     words = sum(map(len, texts))
     errors = sum(len(t) - ("BE" in t) for t in texts)
     assert read_curves(tmp_path / "exp" / "logs")["val_wer"][-1][1] == pytest.approx(errors / words)

@@ -49,7 +49,7 @@ def test_an_odd_number_of_batches_is_made_even_for_two_ranks() -> None:
     lengths = [100] * 50  # at most 10 fit the budget: 5 batches, so one is halved
     sizes = sorted(len(b) for rank in range(2) for b in BucketSampler(lengths, 1070, rank=rank, ranks=2))
     assert sizes == [5, 5, 10, 10, 10, 10]
-    with pytest.raises(TrainingError, match="2 utterances cannot be shared out over 3 processes"):
+    with pytest.raises(TrainingError, match="2 utterances are too few for 3 processes"):
         BucketSampler([100, 100], 1070, ranks=3)
 
 
@@ -88,4 +88,4 @@ def test_the_ranks_of_a_step_have_nearly_equal_work() -> None:
     for sampler in samplers:
         sampler.set_epoch(1)
     ratios = [cost(sampler, a) / cost(sampler, b) for a, b in zip(*map(list, samplers), strict=True)]
-    assert 0.75 < min(ratios) and max(ratios) < 1.33
+    assert min(ratios) > 0.75 and max(ratios) < 1.33

@@ -1,0 +1,24 @@
+"""Fixtures that more than one part of the tests needs."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.standin import write_bundle
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real recordings: $ASR_SHARED_DATA, or shared/data beside the repository."""
+    beside = Path(__file__).resolve().parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("ASR_SHARED_DATA", beside))
+    if not folder.is_dir():
+        pytest.skip(f"no real recordings in {folder}; set ASR_SHARED_DATA")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def standin_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model bundle that reads what `standin.speak` writes."""
+    return write_bundle(tmp_path_factory.mktemp("standin") / "bundle")

@@ -1,0 +1,224 @@
+import os
+import struct
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from asr import audio
+from asr.errors import AudioError
+
+FORMATS = {
+    "wav, 8 bit": ("WAV", "PCM_U8"),
+    "wav, 16 bit": ("WAV", "PCM_16"),
+    "wav, 24 bit": ("WAV", "PCM_24"),
+    "wav, 32 bit": ("WAV", "PCM_32"),
+    "wav, float": ("WAV", "FLOAT"),
+    "wav, double": ("WAV", "DOUBLE"),
+    "wav, mu-law": ("WAV", "ULAW"),
+    "wav, extensible": ("WAVEX", "PCM_16"),
+    "rf64": ("RF64", "PCM_16"),
+    "flac, 16 bit": ("FLAC", "PCM_16"),
+    "flac, 24 bit": ("FLAC", "PCM_24"),
+    "aiff": ("AIFF", "PCM_16"),
+    "au": ("AU", "PCM_16"),
+    "ogg vorbis": ("OGG", "VORBIS"),
+    "opus": ("OGG", "OPUS"),
+    "mp3": ("MP3", "MPEG_LAYER_III"),
+}
+RATES = (8_000, 44_100, 48_000)
+SECONDS = 1.5
+
+
+def sine(rate: int, seconds: float = SECONDS, hertz: float = 440) -> np.ndarray:
+    return 0.5 * np.sin(2 * np.pi * hertz * np.arange(round(seconds * rate)) / rate)
+
+
+def refusal(path: Path) -> str:
+    """The message of `read`, which `duration` gives as well unless it takes decoding to find out."""
+    with pytest.raises(AudioError) as error:
+        audio.read(path)
+    return str(error.value)
+
+
+def combinations() -> list[tuple[str, int, int]]:
+    found = []
+    for number, name in enumerate(FORMATS):
+        rates = (8_000, 24_000, 48_000) if name == "opus" else RATES  # Opus knows no 44.1 kHz
+        most = 2 if name in ("mp3", "opus") else 6  # Opus takes one of six for bass alone
+        found += [(name, rate, 1) for rate in rates]
+        found += [(name, 16_000, most), (name, rates[number % 3], 2)]
+    return found
+
+
+@pytest.mark.parametrize(("name", "rate", "channels"), combinations())
+def test_a_sine_comes_through(tmp_path: Path, name: str, rate: int, channels: int) -> None:
+    kind, subtype = FORMATS[name]
+    path = tmp_path / "sine"
+    soundfile.write(path, np.tile(sine(rate)[:, None], channels), rate, format=kind, subtype=subtype)
+    samples = audio.read(path)
+    assert samples.dtype == np.float32
+    assert samples.shape == (round(SECONDS * 16_000),)
+    assert audio.duration(path) == SECONDS
+    expected = sine(16_000)
+    middle = slice(1600, -1600)  # codecs and resampling swing in and out
+    assert np.corrcoef(samples[middle], expected[middle])[0, 1] > 0.995
+    assert np.std(samples[middle]) == pytest.approx(np.std(expected[middle]), rel=0.1)
+
+
+def test_16_bit_samples_at_16_khz_come_through_exactly(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).integers(-(2**15), 2**15, 5000, dtype=np.int16)
+    for suffix in ("wav", "flac", "aiff", "au"):
+        soundfile.write(tmp_path / f"a.{suffix}", values, 16_000, subtype="PCM_16")
+        np.testing.assert_array_equal(audio.read(tmp_path / f"a.{suffix}"), values / np.float32(2**15))
+
+
+@pytest.mark.parametrize("rate", [8_000, 11_025, 22_050, 44_100, 48_000, 96_000])
+@pytest.mark.parametrize("count", [0, 1, 2, 1001, 44_101])
+def test_resampling_keeps_the_length(rate: int, count: int) -> None:
+    samples = audio.resample(np.zeros(count), rate)
+    assert samples.dtype == np.float32
+    assert abs(len(samples) - count * 16_000 / rate) < 1
+
+
+def test_what_16_khz_cannot_hold_is_filtered_not_folded() -> None:
+    samples = audio.resample(sine(48_000, hertz=9_000), 48_000)
+    assert np.abs(samples[800:-800]).max() < 1e-3
+
+
+def test_channels_are_averaged(tmp_path: Path) -> None:
+    left, right = sine(16_000), sine(16_000, hertz=1_000)
+    soundfile.write(tmp_path / "a.wav", np.stack([left, right], axis=1), 16_000, subtype="FLOAT")
+    np.testing.assert_allclose(audio.read(tmp_path / "a.wav"), (left + right) / 2, atol=1e-6)
+    soundfile.write(tmp_path / "b.wav", np.stack([left, -left], axis=1), 16_000, subtype="FLOAT")
+    assert not audio.read(tmp_path / "b.wav").any()
+
+
+def test_blocks_join_without_a_seam(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    noise = np.random.default_rng(1).uniform(-0.5, 0.5, (20_000, 2))
+    samples = np.concatenate([noise, 0 * noise, noise])  # so that the bit rate of MP3 varies
+    for kind, subtype in (("FLAC", None), ("WAV", None), ("OGG", "VORBIS"), ("OGG", "OPUS"), ("MP3", None)):
+        path = tmp_path / f"a.{subtype}"
+        soundfile.write(path, samples, 48_000, format=kind, subtype=subtype)
+        whole = audio.read(path)
+        for block in (60_000, 20_000, 999):
+            with monkeypatch.context() as patch:
+                patch.setattr(audio, "_BLOCK", block)
+                np.testing.assert_array_equal(audio.read(path), whole)
+
+
+@pytest.mark.parametrize(
+    "name", ["a b.wav", "a\nb.wav", "ünï.wav", "音.wav", b"caf\xe9.wav", "no suffix", "a.mp3"]
+)
+def test_names(tmp_path: Path, name: str | bytes) -> None:
+    path = tmp_path / os.fsdecode(name)
+    assert refusal(path) == f"{path}: cannot read the recording (no such file)"
+    with path.open("wb") as file:
+        soundfile.write(file, sine(16_000), 16_000, format="WAV")
+    assert len(audio.read(path)) == 24_000
+    assert audio.duration(path) == SECONDS
+
+
+@pytest.mark.parametrize("kind", ["WAV", "FLAC", "MP3"])
+def test_a_pipe(tmp_path: Path, kind: str) -> None:
+    soundfile.write(tmp_path / "file", sine(16_000), 16_000, format=kind)
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=lambda: pipe.write_bytes((tmp_path / "file").read_bytes()))
+    writer.start()
+    np.testing.assert_array_equal(audio.read(pipe), audio.read(tmp_path / "file"))
+    writer.join(timeout=10)
+
+
+def test_flac_that_does_not_tell_its_length(tmp_path: Path) -> None:
+    """As an encoder writes it that could not go back to the header."""
+    path = tmp_path / "a.flac"
+    soundfile.write(path, sine(16_000), 16_000)
+    whole, content = audio.read(path), bytearray(path.read_bytes())
+    content[21] &= 0xF0  # the last 36 bits of these 8 bytes are the number of samples
+    content[22:26] = bytes(4)
+    path.write_bytes(content)
+    np.testing.assert_array_equal(audio.read(path), whole)
+    assert audio.duration(path) == SECONDS
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("a.wav", b"", "the file is empty"),
+        ("a.wav", b"x", "Format not recognised"),
+        ("a.wav", b"This is no recording.\n" * 100, "Format not recognised"),
+        ("a.mp3", b"This is no recording.\n" * 100, "Format not recognised"),
+        ("a.mp3", b"\xff\xf1\x50\x80" + bytes(range(256)) * 40, "Format not recognised"),  # AAC's first bytes
+        ("a.vox", b"This is no recording.\n" * 100, "Format not recognised"),
+        ("a.raw", b"This is no recording.\n" * 100, "Format not recognised"),
+        ("a.m4a", b"\0\0\0\x20ftypM4A " + bytes(1000), "Format not recognised"),
+        ("a.flac", b"fLaC" + bytes(100), "File contains data in an unimplemented format"),
+        ("a.ogg", b"OggS", None),
+        ("a.wav", b"RIFF", "Format not recognised"),
+    ],
+)
+def test_what_is_no_recording(tmp_path: Path, name: str, content: bytes, reason: str | None) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    if reason is None:
+        expected = "the recording is cut off or damaged (its end is missing after 0 bytes); copy or download it again"
+    else:
+        expected = f"cannot read the recording ({reason})"
+    assert refusal(path) == f"{path}: {expected}"
+    with pytest.raises(AudioError) as error:
+        audio.duration(path)
+    assert str(error.value) == f"{path}: {expected}"
+
+
+def test_what_is_no_file(tmp_path: Path) -> None:
+    assert refusal(tmp_path) == f"{tmp_path}: cannot read the recording (it is a directory)"
+    path = tmp_path / "none.wav"
+    assert refusal(path) == f"{path}: cannot read the recording (no such file)"
+    path = tmp_path / ("a" * 300)
+    assert refusal(path) == f"{path}: cannot read the recording (file name too long)"
+    path = tmp_path / "a\0b.wav"
+    assert refusal(path) == f"{path}: cannot read the recording (embedded null byte)"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_file_that_may_not_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    soundfile.write(path, sine(16_000), 16_000)
+    path.chmod(0)
+    assert refusal(path) == f"{path}: cannot read the recording (permission denied)"
+
+
+def test_a_header_without_samples(tmp_path: Path) -> None:
+    for kind, subtype in (("WAV", "PCM_16"), ("AIFF", "PCM_16"), ("AU", "PCM_16"), ("OGG", "VORBIS")):
+        path = tmp_path / kind
+        soundfile.write(path, np.zeros(0), 16_000, format=kind, subtype=subtype)
+        assert refusal(path) == f"{path}: the recording holds no samples"
+        assert audio.duration(path) == 0
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_samples_that_are_not_finite(tmp_path: Path, value: float) -> None:
+    path = tmp_path / "a.wav"
+    samples = sine(16_000)
+    samples[1234] = value
+    soundfile.write(path, samples, 16_000, subtype="FLOAT")
+    assert refusal(path) == f"{path}: the recording holds samples that are not finite"
+
+
+@pytest.mark.parametrize("rate", [1, 999, 2_000_000])
+def test_a_rate_that_cannot_be_meant(tmp_path: Path, rate: int) -> None:
+    path = tmp_path / "a.wav"
+    soundfile.write(path, sine(16_000), 16_000)
+    content = bytearray(path.read_bytes())
+    content[24:28] = struct.pack("<I", rate)
+    path.write_bytes(content)
+    assert refusal(path) == f"{path}: a sample rate of {rate:g} Hz; expected 1000 to 1000000"
+
+
+@pytest.mark.parametrize("rate", [0, -16_000, float("nan"), float("inf")])
+def test_a_rate_that_is_none(rate: float) -> None:
+    with pytest.raises(AudioError, match="a sample rate of .* Hz; expected 1000 to 1000000"):
+        audio.resample(sine(16_000), rate)

@@ -1,0 +1,211 @@
+"""Files that end too early or too late, as `audio.read` and `audio.duration` see them."""
+
+import io
+import struct
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from asr import audio
+from asr.containers import CHAINED, CUT
+from asr.errors import AudioError
+
+RATE = 16_000
+NOISE = np.random.default_rng(0).uniform(-0.5, 0.5, RATE)
+KINDS = {
+    "wav": ("WAV", "PCM_16"),
+    "wav, big endian": ("WAV", "PCM_16"),
+    "wav, 24 bit": ("WAV", "PCM_24"),
+    "wav, extensible": ("WAVEX", "FLOAT"),
+    "rf64": ("RF64", "PCM_16"),
+    "aiff": ("AIFF", "PCM_16"),
+    "au": ("AU", "PCM_16"),
+    "flac": ("FLAC", "PCM_16"),
+    "vorbis": ("OGG", "VORBIS"),
+    "opus": ("OGG", "OPUS"),
+    "mp3": ("MP3", "MPEG_LAYER_III"),
+}
+
+
+@cache
+def encode(name: str, repeats: int = 1) -> bytes:
+    """The noise, so many times, in one of KINDS."""
+    kind, subtype = KINDS[name]
+    endian = "BIG" if "big endian" in name else None
+    file = io.BytesIO()
+    soundfile.write(file, np.tile(NOISE, repeats), RATE, format=kind, subtype=subtype, endian=endian)
+    return file.getvalue()
+
+
+def refusal(path: Path, content: bytes) -> str:
+    path.write_bytes(content)
+    with pytest.raises(AudioError) as error:
+        audio.read(path)
+    text = str(error.value)
+    assert text.startswith(f"{path}: ")
+    return text[len(f"{path}: ") :]
+
+
+def accepted(path: Path, content: bytes) -> np.ndarray:
+    path.write_bytes(content)
+    samples = audio.read(path)
+    assert audio.duration(path) == pytest.approx(len(samples) / RATE, abs=1 / RATE)
+    return samples
+
+
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.999])
+def test_a_part_is_never_taken_for_the_whole(tmp_path: Path, name: str, share: float) -> None:
+    content = encode(name)
+    assert len(accepted(tmp_path / "whole", content)) == len(NOISE)
+    reason = refusal(tmp_path / "part", content[: int(share * len(content))])
+    assert reason.startswith(("the recording is cut off or damaged (", "cannot read the recording ("))
+    if share > 0.1:
+        assert reason.startswith("the recording is cut off or damaged (")
+        assert reason.endswith("); copy or download it again")
+
+
+@pytest.mark.parametrize("name", ["wav", "aiff", "au", "flac", "vorbis", "opus", "mp3"])
+def test_any_missing_byte_counts(tmp_path: Path, name: str) -> None:
+    content = encode(name)
+    for missing in (1, 2, 3, 10, 100):
+        refusal(tmp_path / "part", content[:-missing])
+
+
+def test_messages(tmp_path: Path) -> None:
+    wav, flac, opus = encode("wav"), encode("flac"), encode("opus")
+    assert refusal(tmp_path / "a.wav", wav[:-1000]) == CUT.format("31000 of 32000 bytes")
+    assert refusal(tmp_path / "a.wav", wav[:44]) == CUT.format("0 of 32000 bytes")
+    assert refusal(tmp_path / "a.flac", flac[: len(flac) // 2]) == CUT.format("flac decoder lost sync")
+    half = len(opus) // 2
+    assert refusal(tmp_path / "a.opus", opus[:half]) == CUT.format(f"its end is missing after {half} bytes")
+    last = opus.rindex(b"OggS")
+    assert refusal(tmp_path / "a.opus", opus[:last]) == CUT.format(f"its end is missing after {last} bytes")
+
+
+@pytest.mark.parametrize("name", ["wav", "flac", "vorbis", "opus"])
+def test_duration_sees_a_cut_that_the_structure_shows(tmp_path: Path, name: str) -> None:
+    content = encode(name)
+    (tmp_path / "part").write_bytes(content[: len(content) // 2])
+    if name == "flac":  # its header knows the length; only decoding shows the cut
+        assert audio.duration(tmp_path / "part") == 1
+    else:
+        with pytest.raises(AudioError, match="the recording is cut off or damaged"):
+            audio.duration(tmp_path / "part")
+
+
+def test_long_metadata_hides_no_cut(tmp_path: Path) -> None:
+    for kind, subtype in (("WAV", "PCM_16"), ("AIFF", "PCM_16"), ("OGG", "VORBIS"), ("OGG", "OPUS")):
+        file = io.BytesIO()
+        with soundfile.SoundFile(file, "w", RATE, 1, subtype, format=kind) as sound:
+            sound.title, sound.comment = "title " * 1000, "comment " * 1000
+            sound.write(NOISE)
+        content = file.getvalue()
+        assert b"title title" in content
+        assert len(accepted(tmp_path / "whole", content)) == len(NOISE)
+        assert "cut off" in refusal(tmp_path / "part", content[: len(content) * 3 // 4])
+
+
+@pytest.mark.parametrize("size", [0x7FFFF000, 0x80000000, 0xFFFFFFFF])
+def test_wav_from_a_pipe_has_no_length(tmp_path: Path, size: int) -> None:
+    content = bytearray(encode("wav"))
+    content[4:8] = struct.pack("<I", min(size + 36, 0xFFFFFFFF))
+    content[40:44] = struct.pack("<I", size)
+    assert len(accepted(tmp_path / "a.wav", bytes(content))) == len(NOISE)
+    au = bytearray(encode("au"))
+    au[8:12] = b"\xff" * 4
+    assert len(accepted(tmp_path / "a.au", bytes(au))) == len(NOISE)
+
+
+def test_wav_with_other_chunks(tmp_path: Path) -> None:
+    content = encode("wav")
+    odd = b"note" + struct.pack("<I", 3) + b"abc\0"
+    assert len(accepted(tmp_path / "a.wav", content[:36] + odd + content[36:])) == len(NOISE)
+    assert len(accepted(tmp_path / "a.wav", content + odd)) == len(NOISE)
+    assert len(accepted(tmp_path / "a.wav", content + odd[:-2])) == len(NOISE)  # the samples are whole
+    assert "cut off" in refusal(tmp_path / "a.wav", content[:36] + odd + content[36:-10])
+    wrong_total = content[:4] + struct.pack("<I", len(content)) + content[8:]
+    assert len(accepted(tmp_path / "a.wav", wrong_total)) == len(NOISE)
+
+
+def pages(content: bytes) -> list[int]:
+    """Where the pages of an Ogg file start."""
+    found, start = [], 0
+    while (start := content.find(b"OggS", start)) >= 0:
+        found.append(start)
+        start += 4
+    return found
+
+
+@pytest.mark.parametrize("name", ["vorbis", "opus"])
+def test_ogg_damaged_within(tmp_path: Path, name: str) -> None:
+    content = encode(name, repeats=6)
+    inner = pages(content)
+    assert len(inner) > 6
+    without_a_page = content[: inner[-3]] + content[inner[-2] :]
+    flipped = bytearray(content)
+    flipped[inner[-3] + 500] ^= 1
+    for broken in (without_a_page, bytes(flipped)):
+        assert " of 96000 samples)" in refusal(tmp_path / "a.ogg", broken)
+    assert len(accepted(tmp_path / "a.ogg", content + bytes(100))) == 6 * len(NOISE)  # after the end
+
+
+@pytest.mark.parametrize("name", ["vorbis", "opus", "mp3"])
+def test_streams_laid_end_to_end(tmp_path: Path, name: str) -> None:
+    content = encode(name)
+    assert refusal(tmp_path / "a", content + content) == CHAINED
+
+
+def first_frame_end(content: bytes) -> int:
+    """Where the MP3 frame ends that holds the Xing header; LAME's part of it ends at byte 192 at most."""
+    assert b"Xing" in content[:40] or b"Info" in content[:40]
+    return content.index(content[:2], 192)
+
+
+def id3(size: int) -> bytes:
+    """A tag in front of the frames, such as holds a picture."""
+    assert size % 128 == 0
+    return b"ID3\x04\0\0" + bytes([0, size >> 14 & 127, size >> 7 & 127, 0]) + bytes(size)
+
+
+@pytest.mark.parametrize("mode", ["CONSTANT", "AVERAGE", "VARIABLE"])
+@pytest.mark.parametrize("silence_first", [True, False])
+def test_mp3_without_a_number_of_frames(tmp_path: Path, mode: str, silence_first: bool) -> None:
+    """libsndfile takes an estimate for its length: too short, or so long that it seems to be cut off."""
+    parts = [np.zeros(3 * RATE), NOISE]
+    samples = np.concatenate(parts if silence_first else parts[::-1])
+    file = io.BytesIO()
+    soundfile.write(file, samples, RATE, format="MP3", bitrate_mode=mode, compression_level=0.5)
+    content = file.getvalue()
+    frames = content[first_frame_end(content) :]
+    expected = accepted(tmp_path / "a.mp3", content)
+    assert len(expected) == len(samples)
+    for wrapped in (frames, id3(16_384) + frames, frames + b"TAG".ljust(128, b"x")):
+        found = accepted(tmp_path / "a.mp3", wrapped)
+        # Without the header, the encoder's delay and padding stay.
+        assert len(expected) < len(found) < len(expected) + 3 * 1152
+        lag = int(np.abs(found).argmax() - np.abs(expected).argmax())
+        np.testing.assert_allclose(found[lag : lag + len(expected)], expected, atol=1e-5)
+    assert len(accepted(tmp_path / "a.mp3", frames + frames)) > 2 * len(expected)
+    within_a_frame = frames.rindex(frames[:2], 0, len(frames) * 2 // 3) + 50
+    assert "cut off" in refusal(tmp_path / "a.mp3", frames[:within_a_frame])
+
+
+def test_mp3_with_tags(tmp_path: Path) -> None:
+    content = encode("mp3")
+    for wrapped in (
+        id3(16_384) + content,
+        content + b"TAG".ljust(128, b"x"),
+        content + b"APETAGEX" + bytes(9000),
+    ):
+        assert len(accepted(tmp_path / "a.mp3", wrapped)) == len(NOISE)
+
+
+def test_reading_an_mp3_says_nothing_on_stderr(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    content = encode("mp3")
+    accepted(tmp_path / "a.mp3", content)
+    accepted(tmp_path / "a.mp3", content[first_frame_end(content) :])
+    assert capfd.readouterr() == ("", "")

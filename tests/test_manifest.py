@@ -1,0 +1,185 @@
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from asr import manifest
+from asr.errors import ManifestError
+from asr.manifest import Utterance
+
+GOOD = '{"id": "a", "audio_filepath": "a.wav", "duration": 1.5, "text": "ONE"}'
+
+
+def write(path: Path, *lines: str) -> Path:
+    path.write_bytes("\n".join(lines).encode("utf-8", "surrogatepass"))
+    return path
+
+
+def message(path: Path) -> str:
+    with pytest.raises(ManifestError) as error:
+        manifest.read(path)
+    return str(error.value)
+
+
+def test_all_keys(tmp_path: Path) -> None:
+    row = {
+        "id": "u1",
+        "audio_filepath": "wav/a.wav",
+        "duration": 2,
+        "text": "ÉCOUTE",
+        "speaker": "s1",
+        "lang": "fr",
+    }
+    path = write(tmp_path / "m.jsonl", json.dumps(row))
+    assert manifest.read(path) == [Utterance("u1", tmp_path / "wav" / "a.wav", 2.0, "ÉCOUTE", "s1")]
+
+
+def test_nemo_manifests_have_neither_id_nor_speaker(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "m.json",
+        '{"audio_filepath": "/data/s1/01.wav", "duration": 2.5, "text": "ONE"}',
+        '{"audio_filepath": "s1/01.wav", "duration": 2, "text": "TWO", "offset": 0.0}',
+        '{"audio_filepath": "s2/01.wav", "duration": 2, "text": "THREE", "offset": null, "id": null}',
+    )
+    assert manifest.read(path) == [
+        Utterance("/data/s1/01", Path("/data/s1/01.wav"), 2.5, "ONE"),
+        Utterance("s1/01", tmp_path / "s1" / "01.wav", 2.0, "TWO"),
+        Utterance("s2/01", tmp_path / "s2" / "01.wav", 2.0, "THREE"),
+    ]
+
+
+def test_numbers_as_names(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "m.jsonl",
+        '{"id": 7, "audio_filepath": "a.wav", "duration": "1.5", "text": "", "speaker": 0}',
+    )
+    assert manifest.read(path) == [Utterance("7", tmp_path / "a.wav", 1.5, "", "0")]
+
+
+def test_blank_lines_carriage_returns_and_byte_order_mark(tmp_path: Path) -> None:
+    second = GOOD.replace('"a"', '"b"').replace("a.wav", "b.wav")
+    path = write(tmp_path / "m.jsonl", f"\ufeff{GOOD}\r", "\r", "   ", f"{second}\r", "", "")
+    assert path.read_bytes().startswith(b"\xef\xbb\xbf{")
+    assert [u.id for u in manifest.read(path)] == ["a", "b"]
+
+
+@pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\x85", "\x7f"])
+def test_separators_within_a_text_do_not_end_a_line(tmp_path: Path, separator: str) -> None:
+    path = write(tmp_path / "m.jsonl", GOOD.replace("ONE", f"ONE{separator}TWO"))
+    assert manifest.read(path)[0].text == f"ONE{separator}TWO"
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("ONE TWO", "not JSON (Expecting value, column 1)"),
+        (GOOD[:-1], f"not JSON (Expecting ',' delimiter, column {len(GOOD)})"),
+        (GOOD + GOOD, f"not JSON (Extra data, column {len(GOOD) + 1})"),
+        ('["a.wav", 1.5, "ONE"]', "expected a JSON object a line"),
+        ("null", "expected a JSON object a line"),
+        ('{"duration": 1.5, "text": "ONE"}', "the key 'audio_filepath' is missing"),
+        ('{"audio_filepath": "a.wav", "text": "ONE"}', "the key 'duration' is missing"),
+        ('{"audio_filepath": "a.wav", "duration": 1.5}', "the key 'text' is missing"),
+        (GOOD.replace('"ONE"', "1"), "text and audio_filepath must be strings"),
+        (GOOD.replace('"ONE"', "null"), "text and audio_filepath must be strings"),
+        (GOOD.replace('"a.wav"', '["a.wav"]'), "text and audio_filepath must be strings"),
+        (GOOD.replace("a.wav", ""), "the audio_filepath is empty"),
+        (GOOD.replace("1.5", "-1.5"), "duration -1.5 is not a length in seconds"),
+        (GOOD.replace("1.5", "NaN"), "duration nan is not a length in seconds"),
+        (GOOD.replace("1.5", "1e999"), "duration inf is not a length in seconds"),
+        (GOOD.replace("1.5", "null"), "duration None is not a length in seconds"),
+        (GOOD.replace("1.5", "true"), "duration True is not a length in seconds"),
+        (GOOD.replace("1.5", '"long"'), "duration 'long' is not a length in seconds"),
+        (GOOD.replace("1.5", "[1]"), "duration [1] is not a length in seconds"),
+        (
+            GOOD.replace("1.5", '1.5, "offset": 12.5'),
+            "an offset into a longer recording is not supported; cut the recording first",
+        ),
+    ],
+)
+def test_broken_lines(tmp_path: Path, line: str, reason: str) -> None:
+    path = write(tmp_path / "m.jsonl", GOOD.replace('"a"', '"first"'), "", line)
+    assert message(path) == f"{path}:3: {reason}"
+
+
+@pytest.mark.parametrize("line", [GOOD.replace("1.5", "1" * 400), "[" * 100_000])
+def test_lines_beyond_all_measure(tmp_path: Path, line: str) -> None:
+    path = write(tmp_path / "m.jsonl", line)
+    assert message(path).startswith(f"{path}:1: ")
+
+
+def test_an_id_that_stands_twice(tmp_path: Path) -> None:
+    path = write(tmp_path / "m.jsonl", GOOD, "", GOOD.replace("a.wav", "b.wav"))
+    assert message(path) == f"{path}:3: the id 'a' stands twice; ids must be unique"
+
+
+def test_a_recording_that_stands_twice_without_id(tmp_path: Path) -> None:
+    path = write(tmp_path / "m.jsonl", *2 * ['{"audio_filepath": "a.wav", "duration": 1, "text": "ONE"}'])
+    assert message(path) == f"{path}:2: the id 'a' stands twice; ids must be unique"
+
+
+@pytest.mark.parametrize("content", ["", "\n \n"])
+def test_no_utterance(tmp_path: Path, content: str) -> None:
+    path = write(tmp_path / "m.jsonl", content)
+    assert message(path) == f"{path}: the manifest holds no utterance"
+
+
+def test_manifests_that_cannot_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "none.jsonl"
+    assert message(path) == f"{path}: cannot read the manifest (No such file or directory)"
+    assert message(tmp_path) == f"{tmp_path}: cannot read the manifest (Is a directory)"
+    path = tmp_path / "latin.jsonl"
+    path.write_bytes(GOOD.encode() + b"\n" + GOOD.replace("ONE", "ÉTÉ").encode("latin-1"))
+    where = len(GOOD) + 1 + GOOD.index("ONE")
+    assert message(path) == f"{path}: the manifest is not UTF-8 (byte {where})"
+
+
+texts = st.text(st.characters(exclude_characters="\0")) | st.binary().map(
+    lambda name: os.fsdecode(name.replace(b"\0", b""))  # as the names of files are read
+)
+paths = st.lists(texts.filter(lambda t: t not in ("", ".", "..") and "/" not in t), min_size=1, max_size=3)
+seconds = st.floats(0, 1e9)
+utterances = st.lists(
+    st.builds(
+        Utterance, texts, paths.map(lambda parts: Path("/", *parts)), seconds, texts, st.none() | texts
+    ),
+    min_size=1,
+    unique_by=lambda u: u.id,
+)
+
+
+@given(utterances)
+def test_round_trip(tmp_path_factory: pytest.TempPathFactory, expected: list[Utterance]) -> None:
+    path = tmp_path_factory.mktemp("manifest") / "m.jsonl"
+    manifest.write(path, iter(expected))
+    assert manifest.read(path) == expected
+    assert path.read_bytes().count(b"\n") == len(expected)
+
+
+def test_relative_paths_move_with_the_manifest(tmp_path: Path) -> None:
+    for folder in ("here", "there"):
+        manifest.write(tmp_path / folder / "m.jsonl", [Utterance("a", Path("wav/a.wav"), 1.0, "ONE")])
+        assert (
+            manifest.read(tmp_path / folder / "m.jsonl")[0].audio_filepath == tmp_path / folder / "wav/a.wav"
+        )
+
+
+def test_paths_that_are_not_utf8(tmp_path: Path) -> None:
+    expected = [Utterance("a", Path(os.fsdecode(b"/caf\xe9.wav")), 1.0, "ONE")]
+    manifest.write(tmp_path / "m.jsonl", expected)
+    assert manifest.read(tmp_path / "m.jsonl") == expected
+    assert rb"/caf\udce9.wav" in (tmp_path / "m.jsonl").read_bytes()
+
+
+def test_a_manifest_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    def some() -> Iterator[Utterance]:
+        yield Utterance("a", Path("a.wav"), 1.0, "ONE")
+        raise OSError("disk gone")
+
+    with pytest.raises(OSError, match="disk gone"):
+        manifest.write(tmp_path / "m.jsonl", some())
+    assert list(tmp_path.iterdir()) == []

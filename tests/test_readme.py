@@ -1,0 +1,136 @@
+"""Every command and every line of Python in the README works, run in order in one folder."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import soundfile
+
+from tests import corpora
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```(sh|python)\n(.*?)```", README, re.DOTALL)
+COMMANDS = [
+    line.split("#")[0].strip()
+    for kind, block in BLOCKS
+    for line in (block.splitlines() if kind == "sh" else [])
+    if line.split("#")[0].strip()
+]
+# What keeps a run short. Nothing is downloaded here: a small tree stands in for LibriSpeech.
+SHORT = (
+    "--trainer.max_epochs=1 --trainer.limit_train_batches=2 --trainer.limit_val_batches=1 --model.hidden=16"
+)
+ADDITIONS = {
+    "asr train recipes": f" {SHORT} --trainer.enable_progress_bar=false",
+    "asr prepare librispeech": " --corpus tree",
+    "make demo": f" STAMP= ASR=asr DEMO_FLAGS='{SHORT}'",
+}
+NOT_HERE = ("make test", "pip install")  # the run that this test is part of; test_the_wheel_is_whole
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as a user has it after a clone, with what the README's commands refer to."""
+    folder = tmp_path_factory.mktemp("clone")
+    for name in ("recipes", "Makefile", "asr"):
+        (folder / name).symlink_to(ROOT / name)
+    text = {f"84-121-000{i}": "SO IT IS" for i in range(4)}
+    for subset in ("train-clean-5", "dev-clean-2"):
+        corpora.librispeech(folder / "tree" / "LibriSpeech" / subset, text, seconds=2.0)
+    for i in range(4):
+        corpora.record(folder / "recordings" / f"{i}.flac", 2.0, i).with_suffix(".txt").write_text(
+            "So it is."
+        )
+    soundfile.write(folder / "talk.flac", corpora.noise(1.5, 9), 16_000)
+    return folder
+
+
+def run(command: str, place: Path) -> "subprocess.CompletedProcess[str]":
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return subprocess.run(
+        command,
+        shell=True,
+        cwd=place,
+        env={**os.environ, "PATH": path},
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if not c.startswith(NOT_HERE)])
+def test_command(command: str, place: Path) -> None:
+    if command.startswith("asr train recipes/digits/digits.yaml") and "mine" not in command:
+        shutil.rmtree(place / "exp" / "digits", ignore_errors=True)  # made by `make demo`
+    added = next((text for start, text in ADDITIONS.items() if command.startswith(start)), "")
+    process = run(command + added, place)
+    assert process.returncode == 0, process.stderr[-2000:]
+    assert process.stdout + process.stderr
+
+
+@pytest.mark.parametrize("block", [block for kind, block in BLOCKS if kind == "python"])
+def test_python(block: str, place: Path) -> None:
+    process = subprocess.run(
+        [sys.executable, "-c", block], cwd=place, capture_output=True, text=True, timeout=60
+    )
+    assert process.returncode == 0, process.stderr[-2000:]
+
+
+def test_the_readme_names_the_two_commands_and_nothing_is_left_out() -> None:
+    assert COMMANDS[:2] == ["make demo", "make test"]
+    assert len(COMMANDS) >= 10
+
+
+def test_make_test_runs_the_whole_suite() -> None:
+    lines = subprocess.run(
+        ["make", "-n", "-C", str(ROOT), "test", "STAMP="], capture_output=True, text=True, check=True
+    ).stdout
+    assert ".venv/bin/python -m pytest\n" in lines
+
+
+def test_the_file_tree_is_true() -> None:
+    tree = README.split("## What is where")[1].split("```")[1]
+    listed = {
+        Path(name).name
+        for name in re.findall(r"[\w{},/]+\.(?:py|yaml)", tree.replace("{mini,100h,960h}", "mini"))
+    }
+    present = {path.name for path in (ROOT / "asr").rglob("*.py")}
+    assert present - listed - {"__init__.py", "screen.py"} == set()
+    assert {n for n in listed if n.endswith(".py")} - present - {
+        p.name for p in (ROOT / "benchmarks").glob("*.py")
+    } == set()
+
+
+def test_the_wheel_is_whole(tmp_path: Path) -> None:
+    process = subprocess.run(
+        [
+            sys.executable,
+            *["-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-w"],
+            str(tmp_path),
+            str(ROOT),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert process.returncode == 0, process.stderr[-2000:]
+    (wheel,) = tmp_path.glob("asr-*.whl")
+    shutil.unpack_archive(wheel, tmp_path / "unpacked", "zip")
+    unpacked = tmp_path / "unpacked"
+    assert {p.name for p in unpacked.iterdir()} == {
+        "asr",
+        wheel.name.removesuffix("-py3-none-any.whl") + ".dist-info",
+    }
+    sources = {str(p.relative_to(ROOT)) for p in (ROOT / "asr").rglob("*.py")}
+    assert sources == {str(p.relative_to(unpacked)) for p in (unpacked / "asr").rglob("*.py")}
+    assert (unpacked / "asr" / "data_prep" / "digits" / "digits.tar.gz").exists()
+    metadata = next(unpacked.glob("*.dist-info/METADATA")).read_text()
+    base = [
+        line for line in metadata.splitlines() if line.startswith("Requires-Dist") and "extra" not in line
+    ]
+    assert not any("torch" in line for line in base) and len(base) == 6
