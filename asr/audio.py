@@ -54,10 +54,12 @@ def _decode(path: Path) -> tuple[np.ndarray, int]:
     """`float32[samples]`, and their rate. Block by block, as the header's length may be unknown or wrong."""
     blocks: list[np.ndarray] = []
     with _open(path) as (file, sound):
+        left = sound.frames
         try:
-            while not blocks or len(blocks[-1]) == _BLOCK:
-                block = sound.read(_BLOCK, dtype="float32", always_2d=True)
+            while left > 0:
+                block = sound.read(min(_BLOCK, left), dtype="float32", always_2d=True)
                 blocks.append(block[:, 0] if sound.channels == 1 else block.mean(axis=1))
+                left = left - _BLOCK if len(block) == _BLOCK else 0
         except soundfile.LibsndfileError as error:
             raise AudioError(f"{path}: {containers.CUT.format(_reason(error))}") from None
         count, promised, rate = sum(map(len, blocks)), sound.frames, sound.samplerate

@@ -112,6 +112,20 @@ def evaluate(options: argparse.Namespace) -> int:
     return 1 if result.problems else 0
 
 
+def compare(options: argparse.Namespace) -> int:
+    """`asr compare A B`: two files of `asr evaluate --details`, utterance by utterance."""
+    from asr.scoring import bootstrap, wer
+
+    a, b = (wer.read_details(path) for path in (options.a, options.b))
+    result = bootstrap.compare(a, b)
+    print(
+        f"WER of B minus WER of A: {100 * result.difference:+.2f} points, 95 % interval "
+        f"{100 * result.low:+.2f} to {100 * result.high:+.2f}; B is better in "
+        f"{100 * result.improvement:.1f} % of the bootstrap's replicates"
+    )
+    return 0
+
+
 def transcribe(options: argparse.Namespace) -> int:
     """`asr transcribe FILE... --model BUNDLE`."""
     from asr.inference import transcriber, writers
@@ -147,6 +161,11 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--json", action="store_true", help="print one JSON object")
     command.add_argument("--details", type=Path, metavar="FILE", help="write one JSON line an utterance")
     command.add_argument("--threads", type=_positive, help="cores to use (all)")
+
+    command = commands.add_parser("compare", help="which of two models is better, and how surely")
+    command.set_defaults(command=compare)
+    command.add_argument("a", type=Path, help="what asr evaluate --details wrote for one model")
+    command.add_argument("b", type=Path, help="and for another, on the same utterances")
 
     command = commands.add_parser("transcribe", help="recordings to text")
     command.set_defaults(command=transcribe)

@@ -2,7 +2,8 @@
 
 libsndfile fits the length of a WAV, AIFF, AU or Ogg file that was cut off to what is left, plays only the
 first of several Ogg or MP3 streams laid end to end, and stops at an estimate where an MP3 file has no Xing
-header.
+header. What nobody can see stays unseen: a cut of a WAV file that was written into a pipe, or between two
+frames of an MP3 file without a Xing header.
 """
 
 import os
@@ -89,8 +90,8 @@ def _is_mp3_of_unknown_length(file: BinaryIO) -> bool:
 
 
 def _is_mpeg(frame: bytes) -> bool:
-    """Eleven bits of synchronisation, and a layer that is not the reserved one, which AAC has."""
-    return len(frame) > 1 and frame[0] == 0xFF and frame[1] >= 0xE0 and frame[1] & 0x06 != 0
+    """Whether a frame's eleven bits of synchronisation stand here."""
+    return frame[:1] == b"\xff" and frame[1:2] >= b"\xe0"
 
 
 class _Endless:

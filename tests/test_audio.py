@@ -1,5 +1,7 @@
+import itertools
 import os
 import struct
+import tarfile
 import threading
 from pathlib import Path
 
@@ -37,7 +39,6 @@ def sine(rate: int, seconds: float = SECONDS, hertz: float = 440) -> np.ndarray:
 
 
 def refusal(path: Path) -> str:
-    """The message of `read`, which `duration` gives as well unless it takes decoding to find out."""
     with pytest.raises(AudioError) as error:
         audio.read(path)
     return str(error.value)
@@ -156,21 +157,17 @@ def test_flac_that_does_not_tell_its_length(tmp_path: Path) -> None:
         ("a.raw", b"This is no recording.\n" * 100, "Format not recognised"),
         ("a.m4a", b"\0\0\0\x20ftypM4A " + bytes(1000), "Format not recognised"),
         ("a.flac", b"fLaC" + bytes(100), "File contains data in an unimplemented format"),
-        ("a.ogg", b"OggS", None),
         ("a.wav", b"RIFF", "Format not recognised"),
     ],
 )
-def test_what_is_no_recording(tmp_path: Path, name: str, content: bytes, reason: str | None) -> None:
+def test_what_is_no_recording(tmp_path: Path, name: str, content: bytes, reason: str) -> None:
     path = tmp_path / name
     path.write_bytes(content)
-    if reason is None:
-        expected = "the recording is cut off or damaged (its end is missing after 0 bytes); copy or download it again"
-    else:
-        expected = f"cannot read the recording ({reason})"
-    assert refusal(path) == f"{path}: {expected}"
+    expected = f"{path}: cannot read the recording ({reason})"
+    assert refusal(path) == expected
     with pytest.raises(AudioError) as error:
         audio.duration(path)
-    assert str(error.value) == f"{path}: {expected}"
+    assert str(error.value) == expected
 
 
 def test_what_is_no_file(tmp_path: Path) -> None:
@@ -220,5 +217,20 @@ def test_a_rate_that_cannot_be_meant(tmp_path: Path, rate: int) -> None:
 
 @pytest.mark.parametrize("rate", [0, -16_000, float("nan"), float("inf")])
 def test_a_rate_that_is_none(rate: float) -> None:
-    with pytest.raises(AudioError, match="a sample rate of .* Hz; expected 1000 to 1000000"):
+    with pytest.raises(AudioError, match=r"a sample rate of .* Hz; expected 1000 to 1000000"):
         audio.resample(sine(16_000), rate)
+
+
+def test_real_speech(shared_data: Path, tmp_path: Path) -> None:
+    with tarfile.open(shared_data / "dev-excerpt.tar") as archive:
+        recordings = (member for member in archive if member.name.endswith(".opus"))
+        for member in itertools.islice(recordings, 5):
+            content = archive.extractfile(member).read()  # type: ignore[union-attr]
+            path = tmp_path / "a.opus"
+            path.write_bytes(content)
+            samples = audio.read(path)
+            assert len(samples) == audio.duration(path) * 16_000 > 16_000
+            np.testing.assert_array_equal(samples, soundfile.read(path, dtype="float32")[0])
+            assert 0.01 < np.std(samples) < 0.3
+            path.write_bytes(content[:-1])
+            assert "cut off" in refusal(path)

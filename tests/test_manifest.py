@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asr import manifest
@@ -152,6 +152,7 @@ utterances = st.lists(
 )
 
 
+@settings(max_examples=50)
 @given(utterances)
 def test_round_trip(tmp_path_factory: pytest.TempPathFactory, expected: list[Utterance]) -> None:
     path = tmp_path_factory.mktemp("manifest") / "m.jsonl"

@@ -26,7 +26,7 @@ SHORT = (
     "--trainer.max_epochs=1 --trainer.limit_train_batches=2 --trainer.limit_val_batches=1 --model.hidden=16"
 )
 ADDITIONS = {
-    "asr train recipes": f" {SHORT} --trainer.enable_progress_bar=false",
+    "asr train recipes": f" {SHORT}",
     "asr prepare librispeech": " --corpus tree",
     "make demo": f" STAMP= ASR=asr DEMO_FLAGS='{SHORT}'",
 }

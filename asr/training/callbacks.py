@@ -12,17 +12,18 @@ from pytorch_lightning.utilities import rank_zero_only
 
 
 class EpochLine(Callback):
-    """Prints one line after each validation, which also reads well in a log file."""
+    """Prints one line after each validation, which also reads well in a log file; seconds since the last."""
 
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock."""
-        self._start = time.monotonic()
+        self._last = time.monotonic()
 
     @rank_zero_only
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Print what was measured."""
         m = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        seconds = time.monotonic() - getattr(self, "_start", time.monotonic())
+        now = time.monotonic()
+        seconds, self._last = now - self._last, now
         print(
             f"epoch {trainer.current_epoch:3d}  step {trainer.global_step:6d}  loss {m.get('loss', 0):.3f}  "
             f"val_loss {m['val_loss']:.3f}  WER {m['val_wer']:.2%}  CER {m['val_cer']:.2%}  {seconds:.0f} s",

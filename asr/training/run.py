@@ -1,5 +1,8 @@
 """`asr train`: LightningCLI around CTCModule and SpeechData."""
 
+import logging
+import os
+import sys
 import warnings
 from collections.abc import Sequence
 from datetime import timedelta
@@ -66,6 +69,7 @@ def train(arguments: Sequence[str], resume: bool = False) -> Path:
             "default_root_dir": "exp/run",
             "num_sanity_val_steps": 0,
             "use_distributed_sampler": False,
+            "enable_progress_bar": sys.stdout.isatty(),
         },
     )
     root = Path(cli.trainer.default_root_dir)
@@ -111,13 +115,16 @@ def _write_bundle(cli: TrainCLI, root: Path) -> None:
 
 
 def _quieten() -> None:
-    """Hide warnings that have been dealt with."""
+    """Hide messages that ask for nothing, and warnings that have been dealt with."""
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
+    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # Lightning's to mend
     for message in (
+        ".*isinstance.treespec, LeafSpec. is deprecated.*",  # Lightning's to mend
+        ".*is not supported by the model summary.*",  # it counts half precision as 32 bits
         ".*args parameter is intended to run from within Python.*",  # it is
         ".*Checkpoint directory .* exists.*",
         ".*does not have many workers.*",  # a batch is one gather; see SpeechData._loader
         ".*your dataloader is not resumable.*",  # it is: BucketSampler.skip
-        ".*Checkpoint directory .* exists and is not empty.*",
         ".*Experiment logs directory .* exists and is not empty.*",
     ):
         warnings.filterwarnings("ignore", message)

@@ -8,12 +8,13 @@ import soundfile
 from rich.console import Console
 
 from asr import manifest
+from asr.cli import main
 from asr.errors import ManifestError
 from asr.inference.transcriber import Transcriber, load_model
 from asr.manifest import Utterance
 from asr.scoring.evaluate import Problem, Report, evaluate, summarize
 from asr.scoring.report import print_report
-from asr.scoring.wer import Counts, score
+from asr.scoring.wer import Counts, score, write_details
 from tests.standin import speak, write_bundle
 
 SPOKEN = {  # id: (speaker, reference, what the recording says)
@@ -164,3 +165,17 @@ def test_rendering_without_speakers() -> None:
     assert "bootstrap over 3 utterances\n" in text
     assert "utterances  WER" not in text and "u3: word errors 2, words 1" in text
     assert anonymous.speakers == []
+
+
+def test_the_compare_command_reads_two_files_of_details(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, hypothesis in (("a", "SO IT WAS"), ("b", "SO IT IS")):
+        rows = [score(f"u{i}", "SO IT IS", hypothesis) for i in range(4)]
+        write_details(tmp_path / f"{name}.jsonl", rows)
+    assert main(["compare", str(tmp_path / "a.jsonl"), str(tmp_path / "b.jsonl")]) == 0
+    expected = (
+        "WER of B minus WER of A: -33.33 points, 95 % interval -33.33 to -33.33; "
+        "B is better in 100.0 % of the bootstrap's replicates\n"
+    )
+    assert capsys.readouterr().out == expected
