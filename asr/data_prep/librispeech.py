@@ -58,8 +58,8 @@ def prepare(
 
     With `corpus`, its subsets are used (all that are found, where none is named); without, the named ones
     are downloaded to `out`/downloads from `url` (a mirror of openslr.org/resources) or openslr.org.
-    `speeds` adds copies to training subsets alone. A subset that fails as a whole is a problem by its
-    name. Raises PrepareError on an unknown subset.
+    `speeds` adds copies to all subsets but dev and test ones. A subset that fails as a whole is a problem
+    by its name. Raises PrepareError on an unknown subset.
     """
     console = open_console()
     if corpus is not None:
@@ -74,7 +74,7 @@ def prepare(
                 with clear_errors(out / "downloads"):
                     _download(name, out / "downloads", url or URL, console)
             utterances, faults = scan(folder)
-            copies = speeds if name.startswith("train") else ()
+            copies = () if name.startswith(("dev", "test")) else speeds
             problems += prepare_part(out / name, utterances, faults, speeds=copies, jobs=jobs)
         except PrepareError as error:
             console.print(f"{name}: {error}")

@@ -96,7 +96,7 @@ def read_details(path: Path) -> list[UtteranceScore]:
     """Read what `write_details` wrote. Raises ManifestError that names the line."""
     scores = []
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").rstrip("\n").split("\n")  # strings may hold U+2028
     except (OSError, UnicodeDecodeError) as error:
         raise ManifestError(f"{path}: cannot read the details ({error})") from None
     for number, line in enumerate(lines, start=1):
