@@ -68,7 +68,8 @@ def train(arguments: list[str]) -> int:
     from asr.training import run
 
     bundle = run.train(arguments, resume)
-    print(f"model bundle: {bundle}")
+    if bundle is not None:
+        print(f"model bundle: {bundle}")
     return 0
 
 

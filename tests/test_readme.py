@@ -1,4 +1,7 @@
-"""Every command and every line of Python in the README works, run in order in one folder."""
+"""Every command and every line of Python in the README works, run in order in one folder.
+
+`pip install` stands for itself in a test of the wheel, and `make test` is what runs these tests.
+"""
 
 import os
 import re
@@ -11,6 +14,7 @@ import pytest
 import soundfile
 
 from tests import corpora
+from tests.standin import speak, write_bundle
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -134,3 +138,15 @@ def test_the_wheel_is_whole(tmp_path: Path) -> None:
         line for line in metadata.splitlines() if line.startswith("Requires-Dist") and "extra" not in line
     ]
     assert not any("torch" in line for line in base) and len(base) == 6
+    write_bundle(tmp_path / "bundle")
+    soundfile.write(tmp_path / "talk.wav", speak("SO IT IS"), 16_000)
+    code = "import sys; sys.modules['torch'] = None; from asr.cli import main; sys.exit(main())"
+    process = subprocess.run(
+        [sys.executable, "-c", code, *["transcribe", "--model", "bundle", "talk.wav"]],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(unpacked)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert process.stdout == "SO IT IS\n", process.stderr

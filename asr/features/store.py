@@ -11,6 +11,9 @@ from asr.features.logmel import LogMelConfig
 
 VERSION = 1
 
+MOST_OPEN = 256
+"""Each open memory map costs a file descriptor; the usual limit is 1,024 a process."""
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -55,6 +58,8 @@ class FeatureStore:
         """`float16[frames, mels]`, a read-only view into the memory map."""
         shard = self._shards.get(entry.shard)
         if shard is None:
+            if len(self._shards) >= MOST_OPEN:
+                self._shards.pop(next(iter(self._shards)))
             shard = self._shards[entry.shard] = self._open(entry.shard)
         end = entry.start + entry.frames
         if end > len(shard):

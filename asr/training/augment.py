@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from torch import Tensor, nn
-from torchaudio.transforms import SpecAugment as TorchaudioSpecAugment
+from torchaudio.functional import mask_along_axis_iid
 
 
 @dataclass(frozen=True)
@@ -12,10 +12,10 @@ class SpecAugmentConfig:
 
     Args:
         time_masks: Number of stretches of time masked in each utterance; 0 turns them off.
-        time_frames: Longest stretch in frames of 10 ms.
-        time_share: Longest stretch as a share of the utterance.
+        time_frames: A stretch is shorter than this many frames of 10 ms.
+        time_share: And shorter than this share of the batch's longest utterance.
         frequency_masks: Number of bands masked in each utterance; 0 turns them off.
-        frequency_bins: Widest band in mel bins.
+        frequency_bins: A band is narrower than this many mel bins.
     """
 
     time_masks: int = 2
@@ -30,17 +30,13 @@ class SpecAugment(nn.Module):
 
     def __init__(self, config: SpecAugmentConfig) -> None:
         super().__init__()
-        self.mask = TorchaudioSpecAugment(
-            n_time_masks=config.time_masks,
-            time_mask_param=config.time_frames,
-            n_freq_masks=config.frequency_masks,
-            freq_mask_param=config.frequency_bins,
-            iid_masks=True,
-            p=config.time_share,
-            zero_masking=True,
-        )
+        self.config = config
 
     def forward(self, features: Tensor, mean: Tensor) -> Tensor:
-        centred = (features - mean).transpose(1, 2)[:, None]  # [B, 1, F, T]
-        masked: Tensor = self.mask(centred)
-        return masked[:, 0].transpose(1, 2) + mean
+        c = self.config
+        x = (features - mean)[:, None]  # [B, 1, T, F]
+        for _ in range(c.time_masks):
+            x = mask_along_axis_iid(x, c.time_frames, 0.0, axis=2, p=c.time_share)
+        for _ in range(c.frequency_masks):
+            x = mask_along_axis_iid(x, c.frequency_bins, 0.0, axis=3)
+        return x[:, 0] + mean

@@ -106,16 +106,26 @@ class CTCModule(pl.LightningModule):
         # Seeding each step from its number makes dropout and masks independent of stops in between.
         torch.manual_seed(hash((self.seed, self.current_epoch, batch_idx, self.global_rank)))
         losses, _, _ = self.losses(batch, self.spec_augment(batch.features, self.model.mean))
-        if not bool(torch.isfinite(losses).all()):
-            finite = losses.isfinite().tolist()
-            broken = [id for id, good in zip(batch.ids, finite, strict=True) if not good]
-            raise TrainingError(
-                f"the loss is not finite at step {self.global_step} for {name_some(broken)}; lower "
-                "model.learning_rate or look at these recordings; --resume goes on from the last checkpoint"
-            )
+        self._check(batch, losses.isfinite())
         loss = losses.sum() / batch.target_lengths.sum()
         self.log("loss", loss.detach(), prog_bar=True, batch_size=len(batch.ids))
         return loss
+
+    def _check(self, batch: Batch, good: Tensor) -> None:
+        if not bool(good.all()):
+            broken = [id for id, fine in zip(batch.ids, good.tolist(), strict=True) if not fine]
+            raise TrainingError(
+                f"the loss is not finite at step {self.global_step} for {name_some(broken)}; go on from the "
+                "last checkpoint with --resume and a lower --model.learning_rate, or look at these recordings"
+            )
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """What is set now holds, not what was set when the checkpoint was written."""
+        for scheduler in checkpoint["lr_schedulers"]:
+            scheduler["base_lrs"] = [self.learning_rate for _ in scheduler["base_lrs"]]
+        for optimizer in checkpoint["optimizer_states"]:
+            for group in optimizer["param_groups"]:
+                group["weight_decay"] = self.weight_decay
 
     def on_validation_epoch_start(self) -> None:
         """Forget the counts of the epoch before."""
@@ -126,6 +136,7 @@ class CTCModule(pl.LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Count the errors of greedy decoding."""
         losses, log_probs, lengths = self.losses(batch, batch.features)
+        self._check(batch, ~losses.isnan())
         hypotheses = [
             greedy(row[:length], self.tokenizer, frame_seconds=1.0).text  # times are of no interest here
             for row, length in zip(log_probs.cpu().numpy(), lengths.tolist(), strict=True)

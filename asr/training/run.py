@@ -4,7 +4,8 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,10 @@ import torch
 from pytorch_lightning.callbacks import EMAWeightAveraging, ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from asr.errors import TrainingError
+from asr.files import atomic_write
 from asr.training.callbacks import EpochLine, plot_curves
 from asr.training.data import SpeechData
 from asr.training.module import CTCModule
@@ -26,6 +29,9 @@ class TrainCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Called by LightningCLI."""
+        parser.epilog = (
+            "--resume goes on with the run in trainer.default_root_dir from its newest checkpoint."
+        )
         parser.add_lightning_class_args(EMAWeightAveraging, "ema")
         parser.set_defaults({"ema.decay": 0.999, "ema.use_buffers": False})
         parser.add_argument(
@@ -41,19 +47,38 @@ class TrainCLI(LightningCLI):
         interval = timedelta(minutes=self.config_init["checkpoint_minutes"])
         self.trainer_defaults["callbacks"] = [
             EpochLine(),
-            ModelCheckpoint(root, "recent", train_time_interval=interval, enable_version_counter=False),
-            ModelCheckpoint(root, "last", enable_version_counter=False),
+            RecentCheckpoint(root, "recent", train_time_interval=interval, enable_version_counter=False),
+            # In this order, so that the last checkpoint knows which one is the best.
             ModelCheckpoint(root, "best", "val_wer", enable_version_counter=False),
+            ModelCheckpoint(root, "last", enable_version_counter=False),
         ]
         loggers = [
-            CSVLogger(root, "logs", flush_logs_every_n_steps=20),
+            CSVLogger(root, "logs", flush_logs_every_n_steps=1),
             TensorBoardLogger(root, "tensorboard"),
         ]
         return super().instantiate_trainer(logger=loggers, **kwargs)
 
 
-def train(arguments: Sequence[str], resume: bool = False) -> Path:
-    """Train and write the model bundle; returns its folder.
+class RecentCheckpoint(ModelCheckpoint):
+    """Saves in mid-epoch only: resumed from after an epoch's last batch, its validation would be skipped."""
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
+        """Called by the trainer."""
+        if not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+            super().on_train_batch_end(trainer, *args)
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Writes checkpoints whole or not at all, also where /tmp is on another disk."""
+
+    def save_checkpoint(self, checkpoint: Any, path: Any, storage_options: Any = None) -> None:
+        """Called by the trainer."""
+        with atomic_write(Path(path), "wb") as file:
+            torch.save(checkpoint, file)
+
+
+def train(arguments: Sequence[str], resume: bool = False) -> Path | None:
+    """Train and write the model bundle; returns its folder (None on the processes that do not write).
 
     `arguments` are LightningCLI's own (`--config RECIPE --model.layers=4`). Raises TrainingError where the
     run's folder holds an earlier run and `resume` is not set, or none and `resume` is.
@@ -74,13 +99,32 @@ def train(arguments: Sequence[str], resume: bool = False) -> Path:
     )
     root = Path(cli.trainer.default_root_dir)
     checkpoint = _checkpoint_to_resume(root, resume)
-    cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=checkpoint, weights_only=True)
-    if cli.trainer.interrupted:
-        raise TrainingError(f"{root}: interrupted; go on with --resume")
-    if cli.trainer.is_global_zero:
-        plot_curves(root / "logs", root / "curves.png")
-        _write_bundle(cli, root)
+    with _clear_errors(cli.trainer, root):
+        cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=checkpoint, weights_only=True)
+    if not cli.trainer.is_global_zero:
+        return None
+    plot_curves(root / "logs", root / "curves.png")
+    _write_bundle(cli, root)
     return root / "bundle"
+
+
+@contextmanager
+def _clear_errors(trainer: pl.Trainer, root: Path) -> Iterator[None]:
+    """One line for what a user can mend."""
+    try:
+        yield
+    except SystemExit:  # how the trainer ends on Ctrl-C
+        if trainer.interrupted:
+            raise TrainingError(f"{root}: interrupted; go on with --resume") from None
+        raise
+    except torch.OutOfMemoryError:
+        raise TrainingError("out of memory on the device; lower data.batch_seconds") from None
+    except RuntimeError as error:
+        if "loading state_dict" in str(error):
+            raise TrainingError(
+                f"{root}: the checkpoint is of another architecture; set another --trainer.default_root_dir"
+            ) from None
+        raise
 
 
 def _checkpoint_to_resume(root: Path, resume: bool) -> Path | None:
@@ -114,6 +158,10 @@ def _write_bundle(cli: TrainCLI, root: Path) -> None:
     )
 
 
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [] if value is None else [value]
+
+
 def _quieten() -> None:
     """Hide messages that ask for nothing, and warnings that have been dealt with."""
     logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
@@ -123,6 +171,7 @@ def _quieten() -> None:
         ".*is not supported by the model summary.*",  # it counts half precision as 32 bits
         ".*args parameter is intended to run from within Python.*",  # it is
         ".*Checkpoint directory .* exists.*",
+        ".*recommended to use .self.log.*sync_dist=True.*",  # reduced already
         ".*does not have many workers.*",  # a batch is one gather; see SpeechData._loader
         ".*your dataloader is not resumable.*",  # it is: BucketSampler.skip
         ".*Experiment logs directory .* exists and is not empty.*",

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from asr import manifest
 from asr.errors import StoreError, TextError, TrainingError
@@ -79,4 +78,3 @@ def test_an_incomplete_store_is_refused(tmp_path: Path) -> None:
 def test_naming_is_short() -> None:
     assert name_some(["a", "b"]) == "a, b"
     assert name_some(list("abcdefgh")) == "a, b, c, d, e and 3 more"
-    assert torch.equal(torch.tensor([1]), torch.tensor([1]))

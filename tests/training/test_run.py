@@ -49,7 +49,9 @@ def write_recipe(folder: Path, corpus: Path, **trainer: object) -> Path:
 
 
 def start(recipe: Path, *overrides: str, resume: bool = False) -> Path:
-    return run.train(["--config", str(recipe), *overrides], resume)
+    bundle = run.train(["--config", str(recipe), *overrides], resume)
+    assert bundle is not None
+    return bundle
 
 
 def weights(root: Path) -> dict[str, torch.Tensor]:
@@ -114,11 +116,38 @@ def test_killed_and_resumed_equals_never_killed(
     root = tmp_path / "exp"
     assert not (root / "bundle").exists()
     start(recipe, resume=True)
+    scores = []
+    for path in (never_killed, root):
+        states = torch.load(path / "last.ckpt", weights_only=True)["callbacks"].items()
+        scores.append({k: float(v["best_model_score"]) for k, v in states if "val_wer" in k})
+    assert len(scores[0]) == 1 and scores[0] == scores[1]
     expected, actual = weights(never_killed), weights(root)
     assert expected.keys() == actual.keys()
     for name, value in expected.items():
         assert torch.equal(value, actual[name]), name
     assert read_curves(never_killed / "logs")["val_loss"][-1] == read_curves(root / "logs")["val_loss"][-1]
+
+
+def test_killed_while_validating_the_validation_is_made_up_for(tmp_path: Path, corpus: Path) -> None:
+    killer = KILLER.replace("training_step", "validation_step")
+    recipe = write_recipe(tmp_path, corpus, max_epochs=1)
+    process = subprocess.run(
+        [sys.executable, "-c", killer, str(recipe), "7"], capture_output=True, text=True, timeout=120
+    )
+    assert process.returncode == -9, process.stderr
+    assert not (tmp_path / "exp" / "best.ckpt").exists()
+    start(recipe, resume=True)
+    assert torch.load(tmp_path / "exp" / "best.ckpt", weights_only=True)["global_step"] == 7
+
+
+def test_resuming_takes_the_settings_of_now_or_says_why_not(tmp_path: Path, corpus: Path) -> None:
+    recipe = write_recipe(tmp_path, corpus)
+    start(recipe, "--trainer.max_epochs=1")
+    start(recipe, "--model.learning_rate=1e-5", resume=True)
+    (schedule,) = torch.load(tmp_path / "exp" / "last.ckpt", weights_only=True)["lr_schedulers"]
+    assert schedule["base_lrs"] == [1e-5] and schedule["_last_lr"][0] <= 1e-5
+    with pytest.raises(TrainingError, match=r"exp: the checkpoint is of another architecture; set another"):
+        start(recipe, "--model.layers=2", "--trainer.max_epochs=3", resume=True)
 
 
 def test_a_second_start_destroys_nothing_and_says_what_to_do(tmp_path: Path, corpus: Path) -> None:
@@ -144,7 +173,7 @@ def test_a_loss_that_is_not_finite_names_the_utterances(
         return (torch.where(torch.arange(len(values)) == 0, float("nan"), values), *rest)
 
     monkeypatch.setattr(CTCModule, "losses", broken)
-    message = r"^the loss is not finite at step 0 for corpus-\d\d; lower model.learning_rate or look at these"
+    message = r"^the loss is not finite at step 0 for corpus-\d\d; go on from the last checkpoint with"
     with pytest.raises(TrainingError, match=message):
         start(write_recipe(tmp_path, corpus))
 
