@@ -72,7 +72,7 @@ def test_a_part_is_never_taken_for_the_whole(tmp_path: Path, name: str, share: f
 def test_any_missing_byte_counts(tmp_path: Path, name: str) -> None:
     content = encode(name)
     for missing in (1, 2, 3, 10, 100):
-        refusal(tmp_path / "part", content[:-missing])
+        assert refusal(tmp_path / "part", content[:-missing])
 
 
 def test_messages(tmp_path: Path) -> None:

@@ -29,8 +29,11 @@ def versions(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     return installed
 
 
-def test_a_pair_of_one_release_will_do(versions: dict[str, str]) -> None:
+def test_a_pair_of_one_release_will_do(versions: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    imported: list[str] = []
+    monkeypatch.setattr(extra, "import_module", imported.append)
     extra.require_train()
+    assert imported == ["torchaudio"]  # the pair was let through to the last check
 
 
 @pytest.mark.parametrize("name", ["torch", "torchaudio", "pytorch-lightning", "joblib", "onnx"])
