@@ -7,9 +7,14 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from asr.errors import AsrError
+from asr.cli_lm import add_lm
+from asr.errors import AsrError, TextError
 from asr.text import ENGLISH
+
+if TYPE_CHECKING:
+    from asr.inference.decoder import DecodingOptions
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -99,8 +104,8 @@ def evaluate(options: argparse.Namespace) -> int:
     from asr.inference.transcriber import load_model
     from asr.scoring import evaluate, report, wer
 
-    manifests = [path / "manifest.jsonl" if path.is_dir() else path for path in options.manifests]
-    result = evaluate.evaluate(load_model(options.model, options.threads), manifests, progress=True)
+    model = load_model(options.model, options.threads, _decoding(options))
+    result = evaluate.evaluate(model, _manifests(options.manifests), progress=True)
     try:
         if options.details:
             wer.write_details(options.details, result.scores)
@@ -111,6 +116,40 @@ def evaluate(options: argparse.Namespace) -> int:
         else:
             report.print_report(result)
     return 1 if result.problems else 0
+
+
+def tune(options: argparse.Namespace) -> int:
+    """`asr tune MODEL MANIFEST... [--lm FILE]`."""
+    from asr.scoring import report, tune
+
+    tuned = tune.tune_bundle(
+        options.model, _manifests(options.manifests), _decoding(options), options.threads
+    )
+    for lm_weight, word_bonus, errors in tuned.tuning.trials:
+        print(f"language model weight {lm_weight:.2f}, word bonus {word_bonus:.2f}: {errors} word errors")
+    rate = tuned.tuning.errors / max(1, tuned.tuning.words)
+    print(f"WER {100 * rate:.2f} % on {tuned.tuning.words} words; written to {options.model}")
+    for name, fit in (("beam search", tuned.fit), ("greedy", tuned.greedy_fit)):
+        if fit is not None:
+            print(f"{name}: temperature {fit.temperature:.3f}; at that of the other speakers, in turn,")
+            print("  " + report.quality_line(fit.calibrated))
+    return 0
+
+
+def align(options: argparse.Namespace) -> int:
+    """`asr align AUDIO TEXT --model BUNDLE`."""
+    from asr.inference import transcriber, writers
+    from asr.inference.decoder import DecodingOptions
+
+    text = _text(options.text)
+    decoding = DecodingOptions(greedy=True, lexicon=options.lexicon)
+    transcript = transcriber.load_model(options.model, options.threads, decoding).align(options.audio, text)
+    if options.json:
+        _open_output("utf-8")
+        print(writers.json_line(options.audio, transcript))
+    else:
+        print(writers.word_table(transcript))
+    return 0
 
 
 def compare(options: argparse.Namespace) -> int:
@@ -131,7 +170,7 @@ def transcribe(options: argparse.Namespace) -> int:
     """`asr transcribe FILE... --model BUNDLE`."""
     from asr.inference import transcriber, writers
 
-    model = transcriber.load_model(options.model, options.threads)
+    model = transcriber.load_model(options.model, options.threads, _decoding(options))
     if options.json:
         _open_output("utf-8")
     failed = False
@@ -144,6 +183,40 @@ def transcribe(options: argparse.Namespace) -> int:
         else:
             print(writers.text_line(path, transcript, named=len(options.files) > 1), flush=True)
     return 1 if failed else 0
+
+
+def _text(argument: str) -> str:
+    """A text, or what is in the file of that name."""
+    path = Path(argument)
+    if os.path.isfile(argument):  # noqa: PTH113 (Path.is_file() fails where a text is too long for a name)
+        try:
+            return path.read_text(encoding="utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise TextError(f"{argument}: not UTF-8 (byte {error.start})") from None
+    if len(argument.split()) == 1 and (path.suffix or path.name != argument):
+        raise TextError(f"{argument}: no such file; give a text, or a file that holds it")
+    return argument
+
+
+def _manifests(paths: Sequence[Path]) -> list[Path]:
+    return [path / "manifest.jsonl" if path.is_dir() else path for path in paths]
+
+
+def _decoding(options: argparse.Namespace) -> "DecodingOptions":
+    """What the user asked for, over what the bundle has; a bundle without any of it is decoded greedily."""
+    from dataclasses import replace
+
+    from asr.decoding.hotwords import Hotword
+    from asr.inference.decoder import DecodingOptions, beam_options
+    from asr.model.bundle import read_config
+
+    if options.greedy and (options.lm or options.lexicon or options.hotword or options.beam):
+        raise AsrError("--greedy takes no --lm, --lexicon, --hotword or --beam; leave one of them out")
+    given = {name: getattr(options, name) for name in _BEAM if getattr(options, name) is not None}
+    if options.hotword:
+        given["hotwords"] = tuple(Hotword(phrase, options.hotword_boost) for phrase in options.hotword)
+    beam = replace(beam_options(options.model, read_config(options.model)), **given) if given else None
+    return DecodingOptions(options.greedy, options.lm, options.lexicon, beam)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -161,7 +234,31 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--json", action="store_true", help="print one JSON object")
     command.add_argument("--details", type=Path, metavar="FILE", help="write one JSON line an utterance")
+    _add_decoding(command)
+
+    command = commands.add_parser("tune", help="weight of a language model, by a development set")
+    command.set_defaults(command=tune)
+    command.add_argument("model", type=Path, help="model bundle; language model and weights are put into it")
+    command.add_argument(
+        "manifests",
+        type=Path,
+        nargs="+",
+        help="manifest.jsonl, or the folder that holds it; not the test set",
+    )
+    _add_decoding(command)
+
+    command = commands.add_parser("align", help="when each word of a known text is said")
+    command.set_defaults(command=align)
+    command.add_argument("audio", type=Path, help="a recording")
+    command.add_argument("text", help="what is said in it, or a file that holds it")
+    command.add_argument("--model", type=Path, required=True, help="model bundle, as written by asr train")
+    command.add_argument(
+        "--lexicon", type=Path, metavar="FILE", help="spellings, where the model's units are phones"
+    )
+    command.add_argument("--json", action="store_true", help="one JSON object")
     command.add_argument("--threads", type=_positive, help="cores to use (all)")
+
+    add_lm(commands)
 
     command = commands.add_parser("compare", help="which of two models is better, and how surely")
     command.set_defaults(command=compare)
@@ -175,8 +272,29 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--model", type=Path, required=True, help="model bundle, as written by asr train")
     command.add_argument("--json", action="store_true", help="one JSON object a file, with words and times")
-    command.add_argument("--threads", type=_positive, help="cores to use (all)")
+    _add_decoding(command)
     return parser
+
+
+_BEAM = ("beam", "beam_threshold", "lm_weight", "word_bonus", "unknown_penalty")
+"""Settings of BeamOptions that are flags."""
+
+
+def _add_decoding(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--threads", type=_positive, help="cores to use (all)")
+    group = command.add_argument_group("decoding", "what is not given is as the bundle has it")
+    group.add_argument("--greedy", action="store_true", help="no beam search, no language model")
+    group.add_argument("--lm", type=Path, metavar="FILE", help="language model, as asr lm writes it")
+    group.add_argument("--lexicon", type=Path, metavar="FILE", help="the only words: WORD<tab>T O K E N S")
+    group.add_argument("--beam", type=_positive, metavar="N", help="hypotheses kept after each frame")
+    group.add_argument("--beam-threshold", type=float, metavar="X", help="drop what is so far below the best")
+    group.add_argument("--lm-weight", type=float, metavar="X", help="of the language model's log-probability")
+    group.add_argument("--word-bonus", type=float, metavar="X", help="added for each word")
+    group.add_argument("--unknown-penalty", type=float, metavar="X", help="added for each word the LM lacks")
+    group.add_argument("--hotword", action="append", metavar="PHRASE", help="listen for it; may be repeated")
+    group.add_argument(
+        "--hotword-boost", type=float, default=1.0, metavar="X", help="added a character (1.0)"
+    )
 
 
 def _add_prepare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

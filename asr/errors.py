@@ -35,3 +35,7 @@ class TrainingError(AsrError):
 
 class DecodingError(AsrError):
     """Posteriors that cannot be decoded."""
+
+
+class LanguageModelError(AsrError):
+    """A language model, or the text or ARPA file to make one from, that cannot be used."""

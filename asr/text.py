@@ -1,7 +1,7 @@
 """Transcripts: normalisation, and the tokens that a CTC model emits."""
 
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -49,35 +49,49 @@ def _normalize_character(character: str, alphabet: frozenset[str]) -> str:
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """One token a character; token 0 is the CTC blank, token i+1 is `characters[i]`."""
+    """Token 0 is the CTC blank, token i+1 is `units[i]`: a character of a string, or a name in a tuple.
 
-    characters: str = ENGLISH
+    Named units are phones, say: a text of them has spaces between, and a lexicon turns them into words.
+    """
+
+    units: str | tuple[str, ...] = ENGLISH
 
     def __post_init__(self) -> None:
-        if not self.characters or len(set(self.characters)) != len(self.characters):
-            raise TextError(f"vocabulary {self.characters!r}: characters must be present and distinct")
+        if not self.units or len(set(self.units)) != len(self.units):
+            raise TextError(f"vocabulary {self.units!r}: characters must be present and distinct")
+        if not isinstance(self.units, str) and any(unit.split() != [unit] for unit in self.units):
+            raise TextError(f"vocabulary {self.units!r}: names must not be empty or hold white space")
 
     @property
     def size(self) -> int:
         """Number of tokens, the blank included."""
-        return len(self.characters) + 1
+        return len(self.units) + 1
+
+    @property
+    def separator(self) -> int | None:
+        """The token between words; None where the units have none, as phones."""
+        return self.units.index(" ") + 1 if " " in self.units else None
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of `text`. Raises TextError that names the characters outside the vocabulary."""
+        """Token ids of `text`. Raises TextError that names the units outside the vocabulary."""
         if outside := self.unknown(text):
             raise TextError(f"characters outside the vocabulary: {outside!r} in {text[:60]!r}")
-        return [self.characters.index(c) + 1 for c in text]
+        return [self.units.index(unit) + 1 for unit in self._split(text)]
 
     def decode(self, tokens: Iterable[int]) -> str:
         """Text of `tokens`. Raises ValueError on the blank, and on what is no token at all."""
         tokens = list(tokens)
         if not all(BLANK < token < self.size for token in tokens):
             raise ValueError(f"tokens {tokens}: expected 1 to {self.size - 1}")
-        return "".join(self.characters[token - 1] for token in tokens)
+        return ("" if isinstance(self.units, str) else " ").join(self.units[token - 1] for token in tokens)
 
     def unknown(self, text: str) -> str:
-        """The distinct characters of `text` that no token stands for, sorted."""
-        return "".join(sorted(set(text) - set(self.characters)))
+        """The distinct units of `text` that no token stands for, sorted."""
+        outside = sorted(set(self._split(text)) - set(self.units))
+        return ("" if isinstance(self.units, str) else " ").join(outside)
+
+    def _split(self, text: str) -> Sequence[str]:
+        return text if isinstance(self.units, str) else text.split()
 
 
 def ctc_frames_needed(tokens: list[int]) -> int:

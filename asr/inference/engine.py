@@ -83,7 +83,7 @@ class Engine:
 def _session(path: Path, model: bytes, threads: int | None) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     # An explicit number also keeps ONNX Runtime from pinning threads to cores that a container forbids.
-    options.intra_op_num_threads = threads or _usable_cores()
+    options.intra_op_num_threads = threads or usable_cores()
     options.inter_op_num_threads = 1
     options.enable_mem_pattern = False  # every batch has another shape
     options.log_severity_level = 3
@@ -102,7 +102,8 @@ def _session(path: Path, model: bytes, threads: int | None) -> onnxruntime.Infer
     return session
 
 
-def _usable_cores() -> int:
+def usable_cores() -> int:
+    """Cores that this process may run on."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

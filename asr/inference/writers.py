@@ -32,6 +32,13 @@ def json_line(path: Path, transcript: Transcript) -> str:
     return json.dumps(row, ensure_ascii=False)
 
 
+def word_table(transcript: Transcript) -> str:
+    """A line a word, parted by tabs: start and end in seconds, confidence, text."""
+    return "\n".join(
+        f"{word.start:.2f}\t{word.end:.2f}\t{word.confidence:.3f}\t{word.text}" for word in transcript.words
+    )
+
+
 def _name(path: Path) -> str:
     """A name that can be printed, even where the file system's bytes are not UTF-8."""
     return os.fsencode(path).decode("utf-8", "replace")

@@ -17,20 +17,24 @@ SCHEMA = 1
 CONFIG = "config.json"
 ONNX = "model.onnx"
 WEIGHTS = "model.safetensors"
+LM = "lm.bin"
+LEXICON = "lexicon.txt"
 CARD = "README.md"
 
 
 @dataclass(frozen=True)
 class BundleConfig:
-    """config.json. `architecture` and `log_mel` hold the settings of AcousticModel and LogMel; `wer` what
-    was measured, on what; `sha256` the checksums of the model files."""
+    """config.json. `architecture` and `log_mel` hold the settings of AcousticModel and LogMel, `characters`
+    the Tokenizer's units, `decoding` what `asr tune` found; `wer` what was measured, on what; `sha256` the
+    checksums of the model files."""
 
     architecture: dict[str, Any]
     log_mel: dict[str, Any]
-    characters: str
+    characters: str | tuple[str, ...]
     training_data: str
     licence: str
     wer: dict[str, Any] = field(default_factory=dict)
+    decoding: dict[str, Any] = field(default_factory=dict)
     sha256: dict[str, str] = field(default_factory=dict)
     schema: int = SCHEMA
 
@@ -72,12 +76,19 @@ def _parse(row: Any) -> BundleConfig:
     if unknown := sorted(set(row) - {key.name for key in fields(BundleConfig)}):
         raise ValueError(f"unknown key {unknown[0]!r}; remove it or export the bundle again")
     config = BundleConfig(**row)
+    if isinstance(config.characters, list):  # JSON has no tuples
+        config = replace(config, characters=tuple(map(str, config.characters)))
     _check_log_mel(config.log_mel)
     Tokenizer(config.characters)
     return config
 
 
-_TYPES = {"characters": str, "training_data": str, "licence": str, "schema": int}
+_TYPES: dict[str, type | tuple[type, ...]] = {
+    "characters": (str, list),
+    "training_data": str,
+    "licence": str,
+    "schema": int,
+}
 
 
 def _check_log_mel(log_mel: dict[str, Any]) -> None:

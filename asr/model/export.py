@@ -25,7 +25,7 @@ def save_bundle(
     model: AcousticModel,
     log_mel: LogMelConfig,
     *,
-    characters: str,
+    characters: str | tuple[str, ...],
     training_data: str,
     licence: str = "unspecified",
     wer: dict[str, Any] | None = None,

@@ -14,6 +14,7 @@ from asr.errors import AsrError, ManifestError
 from asr.inference.transcriber import Transcriber
 from asr.manifest import Utterance
 from asr.scoring.bootstrap import Interval, interval
+from asr.scoring.calibration import JudgedWord, Quality, judge, measure
 from asr.scoring.wer import Counts, UtteranceScore, score, total
 
 
@@ -44,6 +45,7 @@ class Report:
     problems: tuple[Problem, ...]
     word_interval: Interval | None
     character_interval: Interval | None
+    confidence: Quality
     audio_seconds: float
     processing_seconds: float
 
@@ -86,6 +88,7 @@ class Report:
             "utterances": len(self.scores),
             "wer": _row(self.words, self.word_interval),
             "cer": _row(self.characters, self.character_interval),
+            "confidence": {key: _number(value) for key, value in asdict(self.confidence).items()},
             "audio_seconds": round(self.audio_seconds, 3),
             "processing_seconds": round(self.processing_seconds, 3),
             "real_time_factor": _number(self.real_time_factor),
@@ -118,16 +121,18 @@ def _number(value: float) -> float | None:
 def summarize(
     scores: Sequence[UtteranceScore],
     problems: Sequence[Problem] = (),
+    judged: Sequence[JudgedWord] = (),
     audio_seconds: float = 0.0,
     processing_seconds: float = 0.0,
     seed: int = 0,
 ) -> Report:
-    """Sum up scores, with 95 % intervals."""
+    """Sum up scores, with 95 % intervals, and confidences."""
     return Report(
         scores=tuple(scores),
         problems=tuple(problems),
         word_interval=interval(scores, lambda s: s.words, seed),
         character_interval=interval(scores, lambda s: s.characters, seed),
+        confidence=measure(judged),
         audio_seconds=audio_seconds,
         processing_seconds=processing_seconds,
     )
@@ -139,9 +144,10 @@ def evaluate(model: Transcriber, manifests: Sequence[Path], progress: bool = Fal
     What cannot be read or decoded is not scored but listed in the report's `problems`. `progress` shows a
     bar on standard error where that is a terminal. Raises ManifestError.
     """
-    utterances = _read(manifests)
+    utterances = read_all(manifests)
     scores: list[UtteranceScore] = []
     problems: list[Problem] = []
+    judged: list[JudgedWord] = []
     audio_seconds = 0.0
     begin = time.perf_counter()
     transcripts = model.transcribe_files(u.audio_filepath for u in utterances)
@@ -152,10 +158,12 @@ def evaluate(model: Transcriber, manifests: Sequence[Path], progress: bool = Fal
             continue
         audio_seconds += transcript.duration
         scores.append(score(utterance.id, utterance.text, transcript.text, utterance.speaker))
-    return summarize(scores, problems, audio_seconds, time.perf_counter() - begin, seed)
+        judged.extend(judge(utterance.text, transcript.words, utterance.speaker or ""))
+    return summarize(scores, problems, judged, audio_seconds, time.perf_counter() - begin, seed)
 
 
-def _read(manifests: Sequence[Path]) -> list[Utterance]:
+def read_all(manifests: Sequence[Path]) -> list[Utterance]:
+    """The utterances of several manifests. Raises ManifestError where an id stands in two."""
     utterances: dict[str, Utterance] = {}
     for path in manifests:
         for utterance in manifest.read(path):

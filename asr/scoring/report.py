@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from asr.scoring.bootstrap import Interval
+from asr.scoring.calibration import Quality
 from asr.scoring.evaluate import Report
 from asr.scoring.wer import Counts, align
 
@@ -65,7 +66,18 @@ def _summary(report: Report) -> str:
         rough = confidence.unit == "speaker" and confidence.units < FEW_SPEAKERS
         note = "; with so few speakers it is rough" if rough else ""
         lines.append(f"interval: bootstrap over {confidence.units} {confidence.unit}s{note}")
+    if report.confidence.words:
+        lines.append(quality_line(report.confidence))
     return "\n".join(lines)
+
+
+def quality_line(quality: Quality) -> str:
+    """Calibration of confidences in one line."""
+    entropy = "n/a" if math.isnan(quality.cross_entropy) else f"{quality.cross_entropy:.3f}"
+    return (
+        f"confidence: {_percent(quality.confidence)} on average, {_percent(quality.accuracy)} of the words "
+        f"right; expected calibration error {quality.calibration_error:.3f}, NCE {entropy}"
+    )
 
 
 def _speakers(report: Report, limit: int) -> Table:

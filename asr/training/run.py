@@ -151,7 +151,7 @@ def _write_bundle(cli: TrainCLI, root: Path) -> None:
         root / "bundle",
         cli.model.model,
         data.log_mel,
-        characters=data.tokenizer.characters,
+        characters=data.tokenizer.units,
         training_data=", ".join(folder.name for folder in data.train_folders),
         licence=data.licence,
         wer={"validation, greedy, while training": round(float(best), 4)},

@@ -195,7 +195,6 @@ def test_transcribing_imports_nothing_heavy(bundle: Path, tmp_path: Path) -> Non
         "torch",
         "torchaudio",
         "pytorch_lightning",
-        "numba",
         "scipy",
         "matplotlib",
         "jiwer",
@@ -208,7 +207,7 @@ def test_transcribing_imports_nothing_heavy(bundle: Path, tmp_path: Path) -> Non
 def test_evaluating_needs_no_torch() -> None:
     loaded = modules_after("import asr.scoring.evaluate, asr.scoring.report, asr.scoring.bootstrap")
     assert "jiwer" in loaded
-    assert not loaded & {"torch", "torchaudio", "pytorch_lightning", "numba", "scipy", "matplotlib"}
+    assert not loaded & {"torch", "torchaudio", "pytorch_lightning", "scipy", "matplotlib"}
 
 
 def test_import_asr_alone_is_cheap() -> None:

@@ -1,0 +1,98 @@
+"""The words that a decoder may say, and how they are spelt in the model's tokens."""
+
+import gzip
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from asr.errors import DecodingError
+from asr.text import Tokenizer
+
+
+@dataclass(frozen=True)
+class Lexicon:
+    """Spelling i is `tokens[offsets[i]:offsets[i + 1]]` and stands for `words[i]`.
+
+    A word may have several spellings, and a spelling may stand for several words (homophones).
+    """
+
+    words: Sequence[str]
+    tokens: np.ndarray
+    offsets: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+    def spelling(self, index: int) -> list[int]:
+        """Token ids of one spelling."""
+        spelling: list[int] = self.tokens[self.offsets[index] : self.offsets[index + 1]].tolist()
+        return spelling
+
+    def first_spellings(self) -> dict[str, list[int]]:
+        """Token ids of each word; of several spellings the first."""
+        return {self.words[i]: self.spelling(i) for i in reversed(range(len(self)))}
+
+
+def spell(words: Sequence[str], tokenizer: Tokenizer) -> Lexicon:
+    """Spell words by their characters; words with a character that the model lacks are left out."""
+    alphabet = np.array([ord(c) for c in tokenizer.units], dtype=np.uint32)
+    order = np.argsort(alphabet)
+    text = np.frombuffer("".join(words).encode("utf-32-le"), dtype=np.uint32)
+    lengths = np.fromiter(map(len, words), dtype=np.int64, count=len(words))
+    places = np.minimum(np.searchsorted(alphabet, text, sorter=order), len(alphabet) - 1)
+    tokens = (order[places] + 1).astype(np.int32)
+    # A space inside a word would end it.
+    known = (alphabet[order[places]] == text) & (text != ord(" "))
+    owner = np.repeat(np.arange(len(words)), lengths)
+    spelt = (np.bincount(owner[~known], minlength=len(words)) == 0) & (lengths > 0)
+    return Lexicon(
+        words=[word for word, kept in zip(words, spelt, strict=True) if kept],
+        tokens=tokens[spelt[owner]],
+        offsets=np.concatenate(([0], np.cumsum(lengths[spelt]))),
+    )
+
+
+def read_lexicon(path: Path, tokenizer: Tokenizer) -> Lexicon:
+    """Read `WORD<tab>T O K E N S` lines (UTF-8, also gzipped); without tokens a word is spelt by characters.
+
+    Raises DecodingError that names the line where a token is not the model's, a word is empty or holds
+    white space, or nothing is there.
+    """
+    entries: dict[tuple[str, tuple[int, ...]], None] = {}  # a line that stands twice counts once
+    ids = {unit: index for index, unit in enumerate(tokenizer.units, start=1)}
+    for number, line in enumerate(_text(path).split("\n"), start=1):
+        word, _, spelling = line.partition("\t") if "\t" in line else line.partition(" ")
+        if not line.strip():
+            continue
+        if not word or word.split() != [word]:
+            raise DecodingError(f"{path}:{number}: expected WORD, a tab, and its tokens, not {line[:60]!r}")
+        tokens = spelling.split() or list(word)
+        if lacking := [token for token in tokens if token not in ids or token == " "]:
+            raise DecodingError(
+                f"{path}:{number}: {word} is spelt with {lacking[0]!r}, which the model lacks"
+            )
+        entries[word, tuple(ids[token] for token in tokens)] = None
+    if not entries:
+        raise DecodingError(f"{path}: the lexicon is empty")
+    lengths = [len(spelling) for _, spelling in entries]
+    return Lexicon(
+        words=[word for word, _ in entries],
+        tokens=np.array([token for _, spelling in entries for token in spelling], dtype=np.int32),
+        offsets=np.concatenate(([0], np.cumsum(lengths))),
+    )
+
+
+def _text(path: Path) -> str:
+    try:
+        content = path.read_bytes()
+        if content[:2] == b"\x1f\x8b":
+            content = gzip.decompress(content)
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DecodingError(f"{path}: the lexicon is not UTF-8 (byte {error.start})") from None
+    except (OSError, EOFError, zlib.error) as error:
+        reason = getattr(error, "strerror", None) or "cut or damaged"
+        raise DecodingError(f"{path}: cannot read the lexicon ({reason})") from None

@@ -1,0 +1,182 @@
+"""Choosing the language model's weight and the word bonus on a development set."""
+
+import math
+import shutil
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from copy import copy
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from rapidfuzz.distance import Levenshtein
+
+from asr.decoding.beam import BeamDecoder, BeamHypothesis, BeamOptions
+from asr.errors import AsrError
+from asr.files import atomic_write
+from asr.inference.decoder import GREEDY_TEMPERATURE, TEMPERATURE, Decoder, DecodingOptions
+from asr.inference.engine import usable_cores
+from asr.inference.transcriber import load_model
+from asr.lm.ngram import NgramLM, score_words
+from asr.lm.vocabulary import END
+from asr.manifest import Utterance
+from asr.model.bundle import LEXICON, LM, write_config
+from asr.scoring.calibration import CrossFit, JudgedWord, cross_fit, judge
+from asr.scoring.evaluate import read_all
+
+N_BEST = 50
+MOST_ROUNDS = 6
+LM_WEIGHTS = np.arange(0, 3.01, 0.05)
+WORD_BONUSES = np.arange(-3, 6.01, 0.25)
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """`options` made `errors` word errors on `words` words; `trials` are those of each round of decoding."""
+
+    options: BeamOptions
+    errors: int
+    words: int
+    trials: tuple[tuple[float, float, int], ...]
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A hypothesis, whatever the weights: ln p_ctc with boosts and penalties, ln p_lm, length, errors."""
+
+    fixed: float
+    lm: float
+    words: int
+    errors: int
+
+
+def tune(
+    decoder: BeamDecoder,
+    lm: NgramLM,
+    posteriors: Sequence[np.ndarray],
+    references: Sequence[str],
+    options: BeamOptions,
+    threads: int = 1,
+) -> Tuning:
+    """Search lm_weight and word_bonus for the fewest word errors, as Och (2003) does: decode to n-best lists,
+    find the weights that are best on all lists so far, and decode again with them until nothing new comes.
+    """
+    scorer = _Scorer(lm)
+    spoken = [reference.split() for reference in references]
+    lists: list[dict[str, _Row]] = [{} for _ in references]
+    trials: list[tuple[float, float, int]] = []
+    tried: dict[tuple[float, float], int] = {}
+    for _ in range(MOST_ROUNDS):
+        wide = replace(options, n_best=max(N_BEST, options.n_best))
+        errors = 0
+        for rows, words, hypotheses in zip(
+            lists, spoken, decoder.decode_all(posteriors, wide, threads), strict=True
+        ):
+            for hypothesis in hypotheses:
+                rows[hypothesis.text] = scorer.row(hypothesis, words, options)
+            errors += rows[hypotheses[0].text].errors
+        tried[options.lm_weight, options.word_bonus] = errors
+        trials.append((options.lm_weight, options.word_bonus, errors))
+        lm_weight, word_bonus = _best_weights(lists)
+        if (lm_weight, word_bonus) in tried:
+            break
+        options = replace(options, lm_weight=lm_weight, word_bonus=word_bonus)
+    (lm_weight, word_bonus), errors = min(tried.items(), key=lambda item: item[1])
+    best = replace(options, lm_weight=lm_weight, word_bonus=word_bonus)
+    return Tuning(best, errors, sum(map(len, spoken)), tuple(trials))
+
+
+@dataclass(frozen=True)
+class TunedBundle:
+    """What `tune_bundle` wrote, and how good its confidences are; None where they cannot be fitted."""
+
+    tuning: Tuning
+    fit: CrossFit | None
+    greedy_fit: CrossFit | None
+
+
+def tune_bundle(
+    bundle: Path, manifests: Sequence[Path], decoding: DecodingOptions, threads: int | None = None
+) -> TunedBundle:
+    """Tune a bundle on manifests: weight of its language model, word bonus, temperature of confidences.
+
+    Language model and lexicon that are given go into the bundle with the weights. Raises AsrError.
+    """
+    model = load_model(bundle, threads, decoding)
+    decoder = model.decoder
+    if decoder.beam is None or decoder.lm is None:
+        raise AsrError(f"{bundle}: has no language model to tune; give --lm FILE")
+    utterances = read_all(manifests)
+    posteriors = [model.posteriors(u.audio_filepath) for u in utterances]
+    threads = threads or usable_cores()
+    references = [u.text for u in utterances]
+    tuning = tune(decoder.beam, decoder.lm, posteriors, references, decoder.options, threads)
+    settings = {
+        key: value for key, value in asdict(tuning.options).items() if key not in ("hotwords", "n_best")
+    }
+    decoder.options = tuning.options
+    fit = _fit(decoder, posteriors, utterances, threads)
+    if fit is not None:
+        settings[TEMPERATURE] = round(fit.temperature, 4)
+    decoder.beam = None
+    greedy_fit = _fit(decoder, posteriors, utterances, threads)
+    if greedy_fit is not None:
+        settings[GREEDY_TEMPERATURE] = round(greedy_fit.temperature, 4)
+    for source, name in ((decoding.lm, LM), (decoding.lexicon, LEXICON)):
+        if source is not None and source.resolve() != (bundle / name).resolve():
+            with source.open("rb") as original, atomic_write(bundle / name, "wb") as target:
+                shutil.copyfileobj(original, target)
+    write_config(bundle, replace(model.config, decoding=settings))
+    return TunedBundle(tuning, fit, greedy_fit)
+
+
+def _fit(
+    decoder: Decoder, posteriors: Sequence[np.ndarray], utterances: Sequence[Utterance], threads: int
+) -> CrossFit | None:
+    """The temperature of a decoder's confidences; None where there is only one speaker, or no error."""
+    raw = copy(decoder)
+    raw.temperature = 1.0
+    judged: list[JudgedWord] = []
+    with ThreadPoolExecutor(threads) as pool:
+        for u, hypothesis in zip(utterances, pool.map(raw.decode, posteriors), strict=True):
+            judged += judge(u.text, hypothesis.words, u.speaker or u.id)
+    try:
+        return cross_fit(judged)
+    except AsrError:
+        return None
+
+
+class _Scorer:
+    """Takes hypotheses apart."""
+
+    def __init__(self, lm: NgramLM) -> None:
+        self._lm = lm
+        self._ids = {word: index for index, word in enumerate(lm.words())}
+
+    def row(self, hypothesis: BeamHypothesis, reference: list[str], options: BeamOptions) -> _Row:
+        words = [word.text for word in hypothesis.words]
+        ids = np.array([*(self._ids.get(word, 0) for word in words), END], dtype=np.int64)
+        log_probs = np.empty(len(ids))
+        score_words(self._lm.arrays, self._lm.begin_state, ids, log_probs)
+        lm = math.log(10) * float(log_probs.sum())
+        fixed = hypothesis.score - options.lm_weight * lm - options.word_bonus * len(words)
+        return _Row(fixed, lm, len(words), Levenshtein.distance(reference, words))
+
+
+def _best_weights(lists: Sequence[dict[str, _Row]]) -> tuple[float, float]:
+    """The weights with the fewest errors; of equals, those in the midst of them."""
+    longest = max(map(len, lists))
+    fixed = np.full((len(lists), longest), -np.inf)
+    lm, words, errors = (np.zeros((len(lists), longest)) for _ in range(3))
+    for i, rows in enumerate(lists):
+        for j, row in enumerate(rows.values()):
+            fixed[i, j], lm[i, j], words[i, j], errors[i, j] = row.fixed, row.lm, row.words, row.errors
+    totals = np.empty((len(LM_WEIGHTS), len(WORD_BONUSES)))
+    every = np.arange(len(lists))
+    for a, lm_weight in enumerate(LM_WEIGHTS):
+        weighted = fixed + lm_weight * lm
+        for b, word_bonus in enumerate(WORD_BONUSES):
+            totals[a, b] = errors[every, (weighted + word_bonus * words).argmax(axis=1)].sum()
+    best = np.argwhere(totals == totals.min())
+    a, b = best[np.abs(best - best.mean(axis=0)).sum(axis=1).argmin()]
+    return round(float(LM_WEIGHTS[a]), 2), round(float(WORD_BONUSES[b]), 2)

@@ -1,0 +1,103 @@
+"""Lexicons and their tries."""
+
+import gzip
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from asr.decoding.lexicon import Lexicon, read_lexicon, spell
+from asr.decoding.trie import ROOT, Trie, build_trie, find_child
+from asr.errors import DecodingError
+from asr.text import Tokenizer
+
+PHONES = Tokenizer(("AH", "B", "T"))
+
+
+def test_words_are_spelt_by_their_characters() -> None:
+    lexicon = spell(["IT'S", "naïve", "", "A B", "ZOË", "OK"], Tokenizer())
+    assert lexicon.words == ["IT'S", "OK"]
+    assert [Tokenizer().decode(lexicon.spelling(i)) for i in range(len(lexicon))] == ["IT'S", "OK"]
+    assert len(spell([], Tokenizer())) == 0
+
+
+@given(st.lists(st.text("AB' é", max_size=4)), st.permutations("BA'"))
+def test_spelling_agrees_with_the_tokenizer(words: list[str], alphabet: list[str]) -> None:
+    tokenizer = Tokenizer("".join(alphabet) + " ")
+    lexicon = spell(words, tokenizer)
+    assert lexicon.words == [
+        word for word in words if word and " " not in word and not tokenizer.unknown(word)
+    ]
+    assert [tokenizer.decode(lexicon.spelling(i)) for i in range(len(lexicon))] == lexicon.words
+
+
+def test_a_lexicon_of_phones(tmp_path: Path) -> None:
+    content = "ABBOT\tAH B AH T\n\nABBOT\tAH B T\r\nBUT B AH T\nABBOT\tAH  B T\n"
+    (tmp_path / "plain.txt").write_text(content, encoding="utf-8")
+    (tmp_path / "packed.txt.gz").write_bytes(gzip.compress(content.encode()))
+    for name in ("plain.txt", "packed.txt.gz"):
+        lexicon = read_lexicon(tmp_path / name, PHONES)
+        assert lexicon.words == ["ABBOT", "ABBOT", "BUT"]
+        assert [PHONES.decode(lexicon.spelling(i)) for i in range(3)] == ["AH B AH T", "AH B T", "B AH T"]
+
+
+def test_a_word_list_is_spelt_by_characters(tmp_path: Path) -> None:
+    (tmp_path / "words").write_text("ONE\nTWO\tT W O O\n", encoding="utf-8")
+    lexicon = read_lexicon(tmp_path / "words", Tokenizer())
+    assert [Tokenizer().decode(lexicon.spelling(i)) for i in range(2)] == ["ONE", "TWOO"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"BUT\tB AH T\nBIT\tB IH T\n", "{path}:2: BIT is spelt with 'IH', which the model lacks"),
+        (b"BUT\n", "{path}:1: BUT is spelt with 'U', which the model lacks"),
+        (b"\tB AH T\n", "{path}:1: expected WORD, a tab, and its tokens, not '\\tB AH T'"),
+        (b"A BUT\tB AH T\n", "{path}:1: expected WORD, a tab, and its tokens, not 'A BUT\\tB AH T'"),
+        (b"\n\n", "{path}: the lexicon is empty"),
+        (b"B\xff", "{path}: the lexicon is not UTF-8 (byte 1)"),
+        (gzip.compress(b"BUT\tB AH T\n")[:-9], "{path}: cannot read the lexicon (cut or damaged)"),
+        (b"\x1f\x8b\x08" + bytes(7) + b"\xff" * 9, "{path}: cannot read the lexicon (cut or damaged)"),
+        (None, "{path}: cannot read the lexicon (No such file or directory)"),
+    ],
+)
+def test_broken_lexicons(tmp_path: Path, content: bytes | None, message: str) -> None:
+    path = tmp_path / "lexicon.txt"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(DecodingError) as error:
+        read_lexicon(path, PHONES)
+    assert str(error.value) == message.format(path=path)
+
+
+def walk(trie: Trie, node: int = ROOT) -> dict[tuple[int, ...], tuple[list[int], float]]:
+    """Entries and look-ahead of every node, by its spelling."""
+    here, following = trie.nodes[node], trie.nodes[node + 1]
+    entries = trie.entries[here["first_entry"] : following["first_entry"]].tolist()
+    found = {(): (entries, float(here["ahead"]))}
+    for child in range(here["first_child"], following["first_child"]):
+        token = int(trie.nodes[child]["token"])
+        assert find_child(trie.nodes, node, token) == child
+        found |= {(token, *rest): value for rest, value in walk(trie, child).items()}
+    assert find_child(trie.nodes, node, 99) == -1
+    return found
+
+
+@given(
+    st.lists(st.tuples(st.lists(st.integers(1, 3), min_size=1, max_size=4), st.integers(-9, 0)), max_size=12)
+)
+def test_the_trie_holds_each_spelling_and_the_best_score_below(entries: list[tuple[list[int], int]]) -> None:
+    lexicon = Lexicon(
+        words=[""] * len(entries),
+        tokens=np.array([token for spelling, _ in entries for token in spelling], np.int32),
+        offsets=np.cumsum([0, *(len(spelling) for spelling, _ in entries)]),
+    )
+    found = walk(build_trie(lexicon, np.array([float(score) for _, score in entries])))
+    prefixes = {tuple(spelling[:n]) for spelling, _ in entries for n in range(len(spelling) + 1)} | {()}
+    assert set(found) == prefixes
+    for prefix, (ending, ahead) in found.items():
+        assert ending == [i for i, (spelling, _) in enumerate(entries) if tuple(spelling) == prefix]
+        below = [score for spelling, score in entries if tuple(spelling[: len(prefix)]) == prefix]
+        assert ahead == max(below, default=0.0)

@@ -1,0 +1,232 @@
+"""What a bundle holds and what the user asks for, put together; and tuning, which writes it."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from asr import manifest
+from asr.cli import main
+from asr.decoding.beam import BeamOptions
+from asr.decoding.hotwords import Hotword
+from asr.errors import AsrError, BundleError, DecodingError, LanguageModelError, TextError
+from asr.inference.decoder import DecodingOptions
+from asr.inference.transcriber import load_model
+from asr.lm.train import LmOptions, train
+from asr.model.bundle import LM, read_config, write_config
+from asr.scoring.tune import tune_bundle
+from tests.standin import FRAME, speak, write_bundle
+
+SENTENCES = ["THE CAT SAT ON THE MAT", "A HAT ON THE CAT", "THE MAN SAT", "A CAT AND A HAT"] * 5
+
+
+def mumble(text: str, doubt: float = 0.52) -> np.ndarray:
+    """Speak with each H a little nearer to I, the next letter, than to H."""
+    waveform = speak(text).reshape(-1, FRAME)
+    for place in [i for i, c in enumerate(text) if c == "H"]:
+        waveform[3 * place : 3 * place + 2] += doubt / 32
+    return waveform.ravel()
+
+
+@pytest.fixture(scope="module")
+def lm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("lm")
+    (folder / "text").write_text("\n".join(SENTENCES), encoding="utf-8")
+    train([folder / "text"], LmOptions(order=2)).lm.save(folder / "lm.bin")
+    return folder / "lm.bin"
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    return write_bundle(tmp_path / "bundle")
+
+
+def test_a_language_model_decides_where_the_ear_doubts(bundle: Path, lm: Path) -> None:
+    spoken = mumble("THE HAT")
+    assert load_model(bundle).transcribe(spoken).text == "TIE IAT"
+    with_lm = load_model(bundle, decoding=DecodingOptions(lm=lm)).transcribe(spoken)
+    assert with_lm.text == "THE HAT"
+    the, hat = with_lm.words
+    assert (the.start, the.end) == pytest.approx((0, 0.12 * 3 - 0.04))
+    assert (hat.start, hat.end) == pytest.approx((0.12 * 4, 0.12 * 7 - 0.04))
+    assert 0 < the.confidence < 0.9
+
+
+def test_a_bundle_that_holds_a_language_model_uses_it(bundle: Path, lm: Path) -> None:
+    (bundle / LM).write_bytes(lm.read_bytes())
+    spoken = mumble("THE HAT")
+    assert load_model(bundle).transcribe(spoken).text == "THE HAT"
+    assert load_model(bundle, decoding=DecodingOptions(greedy=True)).transcribe(spoken).text == "TIE IAT"
+    (bundle / LM).write_bytes(lm.read_bytes()[:-1])
+    with pytest.raises(LanguageModelError, match=r"lm\.bin: cut off or damaged"):
+        load_model(bundle)
+
+
+def test_only_words_of_the_lexicon(bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "words").write_text("HAT\nTHE\nTIE\n", encoding="utf-8")
+    model = load_model(bundle, decoding=DecodingOptions(lexicon=tmp_path / "words"))
+    assert model.transcribe(mumble("THE HAT")).text == "TIE HAT"
+
+
+def test_hotwords_without_a_language_model(bundle: Path) -> None:
+    options = BeamOptions(hotwords=(Hotword("hat", 1.0),))
+    model = load_model(bundle, decoding=DecodingOptions(beam=options))
+    assert model.transcribe(mumble("THE HAT")).text == "TIE HAT"
+
+
+def test_hotwords_at_call_time(bundle: Path, lm: Path) -> None:
+    for options in (
+        DecodingOptions(),
+        DecodingOptions(lm=lm, beam=BeamOptions(lm_weight=0, unknown_penalty=0)),
+    ):
+        model = load_model(bundle, decoding=options)
+        spoken = mumble("THE HAT")
+        assert model.transcribe(spoken).text == "TIE IAT"
+        assert model.transcribe(spoken, hotwords=["hat"]).text == "TIE HAT"
+        assert model.transcribe(spoken, hotwords=["the hat"], hotword_boost=0.8).text == "THE HAT"
+        assert model.transcribe(spoken).text == "TIE IAT"
+        with pytest.raises(DecodingError, match="the model has no token for '5'"):
+            model.transcribe(spoken, hotwords=["hat 5"])
+    with pytest.raises(
+        DecodingError, match="the model has no token for '5'"
+    ):  # before anything is transcribed
+        load_model(bundle, decoding=DecodingOptions(beam=BeamOptions(hotwords=(Hotword("5"),))))
+
+
+def test_settings_of_a_bundle(bundle: Path, lm: Path) -> None:
+    config = read_config(bundle)
+    write_config(bundle, replace(config, decoding={"lm_weight": 0.0, "word_bonus": 1.5, "temperature": 2.0}))
+    decoder = load_model(bundle, decoding=DecodingOptions(lm=lm)).decoder
+    assert (decoder.options, decoder.temperature) == (BeamOptions(lm_weight=0.0, word_bonus=1.5), 2.0)
+    write_config(bundle, replace(config, decoding={"loudness": 1}))
+    with pytest.raises(BundleError) as error:
+        load_model(bundle)
+    assert (
+        str(error.value) == f"{bundle}: unknown setting decoding.loudness; upgrade asr or run asr tune again"
+    )
+    write_config(bundle, replace(config, decoding={"beam": 0}))
+    with pytest.raises(BundleError) as error:
+        load_model(bundle)
+    expected = f"{bundle}: decoding.beam must be a whole number from 1, not 0; run asr tune again"
+    assert str(error.value) == expected
+    for temperature in (0, "x", None):
+        write_config(bundle, replace(config, decoding={"temperature": temperature}))
+        with pytest.raises(BundleError, match="temperature must be a number above 0; run asr tune"):
+            load_model(bundle)
+
+
+def test_confidence_has_the_temperature_of_the_bundle(bundle: Path) -> None:
+    cool = load_model(bundle).transcribe(mumble("HAT")).words[0].confidence
+    write_config(
+        bundle, replace(read_config(bundle), decoding={"greedy_temperature": 2.0, "temperature": 9.0})
+    )
+    warm = load_model(bundle).transcribe(mumble("HAT")).words[0].confidence
+    assert 0 < cool < warm < 1
+    assert warm == pytest.approx(cool**0.5)
+
+
+@pytest.fixture
+def development_set(tmp_path: Path) -> Path:
+    """Two speakers who mumble, and what each said last is written down wrong."""
+    utterances = []
+    for i, text in enumerate([*SENTENCES[:4], "A MAN SAT ON A HAT", "CAT MAN HAT TIE"]):
+        path = tmp_path / f"{i}.wav"
+        said = text if i < 4 else text.replace("MAN", "MAT")
+        soundfile.write(path, mumble(said), 16_000, subtype="FLOAT")
+        utterances.append(manifest.Utterance(str(i), path, 1.0, text, speaker="ab"[i % 2]))
+    manifest.write(tmp_path / "manifest.jsonl", utterances)
+    return tmp_path / "manifest.jsonl"
+
+
+def test_tuning_finds_weights_and_puts_all_into_the_bundle(
+    bundle: Path, lm: Path, development_set: Path
+) -> None:
+    poor = BeamOptions(lm_weight=0.0, word_bonus=0.0, unknown_penalty=0.0)
+    tuned = tune_bundle(bundle, [development_set], DecodingOptions(lm=lm, beam=poor), threads=2)
+    first, *_ = tuned.tuning.trials
+    assert first[:2] == (0.0, 0.0)
+    assert tuned.tuning.errors == min(errors for *_, errors in tuned.tuning.trials) < first[2]
+    assert tuned.tuning.words == 29
+    assert tuned.tuning.options.lm_weight > 0
+    assert (bundle / LM).read_bytes() == lm.read_bytes()
+    model = load_model(bundle)
+    assert model.decoder.options == tuned.tuning.options
+    assert model.transcribe(mumble("THE CAT SAT")).text == "THE CAT SAT"
+    # Again, with what the bundle holds now: nothing better is found.
+    again = tune_bundle(bundle, [development_set], DecodingOptions(), threads=1)
+    assert again.tuning.errors == tuned.tuning.errors
+
+
+def test_tuning_needs_a_language_model(bundle: Path, development_set: Path) -> None:
+    with pytest.raises(AsrError) as error:
+        tune_bundle(bundle, [development_set], DecodingOptions())
+    assert str(error.value) == f"{bundle}: has no language model to tune; give --lm FILE"
+
+
+def test_align(bundle: Path) -> None:
+    model = load_model(bundle)
+    aligned = model.align(mumble("THE HAT"), "the hat!")
+    assert aligned.text == "THE HAT"
+    assert [(w.text, w.start, w.end) for w in aligned.words] == [
+        ("THE", 0.0, pytest.approx(0.32)),
+        ("HAT", pytest.approx(0.48), pytest.approx(0.80)),
+    ]
+    with pytest.raises(TextError, match="the model has no token for '5'"):
+        model.align(speak("FIVE"), "5")
+    with pytest.raises(DecodingError, match="need"):
+        model.align(speak("A"), "A LONG STORY")
+
+
+def test_align_by_phones(tmp_path: Path) -> None:
+    bundle = write_bundle(tmp_path / "phones", characters="ABC")
+    config = read_config(bundle)
+    write_config(bundle, replace(config, characters=("AH", "B", "T")))
+    with pytest.raises(DecodingError) as error:
+        load_model(bundle).align(speak("BAC", "ABC"), "BUT")
+    assert str(error.value) == "a model of phones needs a lexicon to spell a text; give --lexicon"
+    lexicon = tmp_path / "lexicon.txt"
+    lexicon.write_text("BUT\tB AH T\nA\tAH\n", encoding="utf-8")
+    model = load_model(bundle, decoding=DecodingOptions(lexicon=lexicon))
+    assert model.transcribe(speak("BACA", "ABC")).text == "BUT A"
+    assert [word.text for word in model.align(speak("BACA", "ABC"), "BUT A").words] == ["BUT", "A"]
+    with pytest.raises(DecodingError) as error:
+        model.align(speak("BAC", "ABC"), "BAT")
+    assert str(error.value) == "the lexicon lacks 'BAT'"
+
+
+def test_the_commands(
+    bundle: Path, lm: Path, development_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["tune", str(bundle), str(development_set), "--lm", str(lm), "--beam", "20"]) == 0
+    printed = capsys.readouterr().out
+    assert "WER" in printed and "NCE" in printed
+    assert read_config(bundle).decoding["beam"] == 20
+    assert main(["evaluate", str(bundle), str(development_set), "--json"]) == 0
+    tuned = json.loads(capsys.readouterr().out)
+    assert main(["evaluate", str(bundle), str(development_set), "--json", "--greedy"]) == 0
+    greedy = json.loads(capsys.readouterr().out)
+    assert tuned["wer"]["rate"] < greedy["wer"]["rate"]
+    assert tuned["confidence"]["words"] > 0
+    recording = str(tmp_path / "0.wav")
+    assert main(["transcribe", "--model", str(bundle), recording]) == 0
+    assert capsys.readouterr().out == "THE CAT SAT ON THE MAT\n"
+    hot = ["--lm-weight", "0", "--hotword", "tie", "--hotword-boost", "9"]
+    assert main(["transcribe", "--model", str(bundle), recording, *hot]) == 0
+    assert capsys.readouterr().out.startswith("TIE ")
+    (tmp_path / "text").write_text("The cat sat on the mat.", encoding="utf-8")
+    assert main(["align", recording, str(tmp_path / "text"), "--model", str(bundle)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("\t")[3] for line in lines] == ["THE", "CAT", "SAT", "ON", "THE", "MAT"]
+    assert main(["align", recording, "the cat", "--model", str(bundle), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["text"] == "THE CAT"
+    (tmp_path / "latin1").write_bytes("Ça".encode("latin-1"))
+    for text, complaint in (
+        ("talk.txt", "talk.txt: no such file; give a text, or a file that holds it"),
+        (str(tmp_path / "latin1"), f"{tmp_path / 'latin1'}: not UTF-8 (byte 0)"),
+        ("9", "the model has no token for '9' in '9'; spell it out"),
+    ):
+        assert main(["align", recording, text, "--model", str(bundle)]) == 1
+        assert capsys.readouterr().err == f"asr: {complaint}\n"
