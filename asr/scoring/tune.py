@@ -24,10 +24,11 @@ from asr.model.bundle import LEXICON, LM, write_config
 from asr.scoring.calibration import CrossFit, JudgedWord, cross_fit, judge
 from asr.scoring.evaluate import read_all
 
-N_BEST = 50
-MOST_ROUNDS = 6
-LM_WEIGHTS = np.arange(0, 3.01, 0.05)
-WORD_BONUSES = np.arange(-3, 6.01, 0.25)
+N_BEST = 30
+MOST_ROUNDS = 10
+STEPS = 21
+WIDTHS = (0.4, 2.0)
+"""How far lm_weight and word_bonus may go from the best so far in one step."""
 
 
 @dataclass(frozen=True)
@@ -58,32 +59,35 @@ def tune(
     options: BeamOptions,
     threads: int = 1,
 ) -> Tuning:
-    """Search lm_weight and word_bonus for the fewest word errors, as Och (2003) does: decode to n-best lists,
-    find the weights that are best on all lists so far, and decode again with them until nothing new comes.
+    """Search lm_weight and word_bonus for the fewest word errors, much as Och (2003) does.
+
+    Decode to n-best lists, find what would be best on all lists so far, and decode again with that. The lists
+    tell little of weights far from those that made them, so a step that fails halves the next ones' reach.
     """
     scorer = _Scorer(lm)
     spoken = [reference.split() for reference in references]
     lists: list[dict[str, _Row]] = [{} for _ in references]
-    trials: list[tuple[float, float, int]] = []
     tried: dict[tuple[float, float], int] = {}
-    for _ in range(MOST_ROUNDS):
-        wide = replace(options, n_best=max(N_BEST, options.n_best))
+    best = weights = (options.lm_weight, options.word_bonus)
+    reach = 1.0
+    while weights not in tried and len(tried) < MOST_ROUNDS:
+        options = replace(options, lm_weight=weights[0], word_bonus=weights[1], n_best=N_BEST)
         errors = 0
         for rows, words, hypotheses in zip(
-            lists, spoken, decoder.decode_all(posteriors, wide, threads), strict=True
+            lists, spoken, decoder.decode_all(posteriors, options, threads), strict=True
         ):
             for hypothesis in hypotheses:
                 rows[hypothesis.text] = scorer.row(hypothesis, words, options)
             errors += rows[hypotheses[0].text].errors
-        tried[options.lm_weight, options.word_bonus] = errors
-        trials.append((options.lm_weight, options.word_bonus, errors))
-        lm_weight, word_bonus = _best_weights(lists)
-        if (lm_weight, word_bonus) in tried:
-            break
-        options = replace(options, lm_weight=lm_weight, word_bonus=word_bonus)
-    (lm_weight, word_bonus), errors = min(tried.items(), key=lambda item: item[1])
-    best = replace(options, lm_weight=lm_weight, word_bonus=word_bonus)
-    return Tuning(best, errors, sum(map(len, spoken)), tuple(trials))
+        if tried and errors >= tried[best]:
+            reach /= 2
+        else:
+            best = weights
+        tried[weights] = errors
+        weights = _best_weights(lists, best, reach)
+    found = replace(options, lm_weight=best[0], word_bonus=best[1], n_best=1)
+    trials = tuple((*weights, errors) for weights, errors in tried.items())
+    return Tuning(found, tried[best], sum(map(len, spoken)), trials)
 
 
 @dataclass(frozen=True)
@@ -163,20 +167,27 @@ class _Scorer:
         return _Row(fixed, lm, len(words), Levenshtein.distance(reference, words))
 
 
-def _best_weights(lists: Sequence[dict[str, _Row]]) -> tuple[float, float]:
-    """The weights with the fewest errors; of equals, those in the midst of them."""
+def _best_weights(
+    lists: Sequence[dict[str, _Row]], around: tuple[float, float], reach: float
+) -> tuple[float, float]:
+    """The weights near `around` with the fewest errors on the lists; of equals, those in their midst."""
     longest = max(map(len, lists))
     fixed = np.full((len(lists), longest), -np.inf)
     lm, words, errors = (np.zeros((len(lists), longest)) for _ in range(3))
     for i, rows in enumerate(lists):
         for j, row in enumerate(rows.values()):
             fixed[i, j], lm[i, j], words[i, j], errors[i, j] = row.fixed, row.lm, row.words, row.errors
-    totals = np.empty((len(LM_WEIGHTS), len(WORD_BONUSES)))
+    lm_weights, word_bonuses = (
+        centre + reach * width * np.linspace(-1, 1, STEPS)
+        for centre, width in zip(around, WIDTHS, strict=True)
+    )
+    lm_weights = np.maximum(lm_weights, 0)
+    totals = np.empty((STEPS, STEPS))
     every = np.arange(len(lists))
-    for a, lm_weight in enumerate(LM_WEIGHTS):
+    for a, lm_weight in enumerate(lm_weights):
         weighted = fixed + lm_weight * lm
-        for b, word_bonus in enumerate(WORD_BONUSES):
+        for b, word_bonus in enumerate(word_bonuses):
             totals[a, b] = errors[every, (weighted + word_bonus * words).argmax(axis=1)].sum()
     best = np.argwhere(totals == totals.min())
     a, b = best[np.abs(best - best.mean(axis=0)).sum(axis=1).argmin()]
-    return round(float(LM_WEIGHTS[a]), 2), round(float(WORD_BONUSES[b]), 2)
+    return round(float(lm_weights[a]), 2), round(float(word_bonuses[b]), 2)
