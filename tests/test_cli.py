@@ -201,6 +201,7 @@ def test_evaluate_to_json(standin_bundle: Path, corpus: Path, capsys: Output, by
         "utterances",
         "wer",
         "cer",
+        "confidence",
         "audio_seconds",
         "processing_seconds",
         "real_time_factor",
