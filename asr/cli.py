@@ -245,7 +245,7 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         help="manifest.jsonl, or the folder that holds it; not the test set",
     )
-    _add_decoding(command)
+    _add_decoding(command, greedy=False)
 
     command = commands.add_parser("align", help="when each word of a known text is said")
     command.set_defaults(command=align)
@@ -280,10 +280,12 @@ _BEAM = ("beam", "beam_threshold", "lm_weight", "word_bonus", "unknown_penalty")
 """Settings of BeamOptions that are flags."""
 
 
-def _add_decoding(command: argparse.ArgumentParser) -> None:
+def _add_decoding(command: argparse.ArgumentParser, greedy: bool = True) -> None:
     command.add_argument("--threads", type=_positive, help="cores to use (all)")
     group = command.add_argument_group("decoding", "what is not given is as the bundle has it")
-    group.add_argument("--greedy", action="store_true", help="no beam search, no language model")
+    command.set_defaults(greedy=False)
+    if greedy:
+        group.add_argument("--greedy", action="store_true", help="no beam search, no language model")
     group.add_argument("--lm", type=Path, metavar="FILE", help="language model, as asr lm writes it")
     group.add_argument("--lexicon", type=Path, metavar="FILE", help="the only words: WORD<tab>T O K E N S")
     group.add_argument("--beam", type=_positive, metavar="N", help="hypotheses kept after each frame")

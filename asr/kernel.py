@@ -14,7 +14,7 @@ def compiled(function: Callable[..., Any]) -> Any:
 def kernel(function: Callable[..., Any]) -> Any:
     """The same for an inner loop that allocates nothing: there, references to arrays are not counted.
 
-    To count them took half of the time of beam search, and threads that share arrays wait for each other.
+    To count them took half of the time of beam search.
     """
     return _compile(function, _nrt=False)
 

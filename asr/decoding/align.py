@@ -8,9 +8,9 @@ import numpy as np
 from asr.decoding.confidence import word_confidences
 from asr.decoding.hypothesis import Word
 from asr.decoding.posteriors import FLOOR
-from asr.errors import DecodingError, TextError
+from asr.errors import DecodingError
 from asr.kernel import compiled
-from asr.text import BLANK, Tokenizer, ctc_frames_needed, normalize
+from asr.text import BLANK, ctc_frames_needed
 
 _MOVES_BYTES = 16 << 20
 """Moves that are kept at a time, unless a single block of ~sqrt(T) frames takes more."""
@@ -104,21 +104,6 @@ def time_words(
         )
         for (text, first, last), confidence in zip(spans, confidences, strict=True)
     )
-
-
-def spellable(text: str, tokenizer: Tokenizer) -> str:
-    """Bring the text of a user into the model's characters (see asr.text.normalize).
-
-    Raises TextError where nothing is left of it, or with the first word that cannot be spelt.
-    """
-    if isinstance(tokenizer.units, str):
-        text = normalize(text, tokenizer.units)
-    for word in text.split():
-        if outside := tokenizer.unknown(word):
-            raise TextError(f"the model has no token for {outside!r} in {word[:60]!r}; spell it out")
-    if not text.strip():
-        raise TextError("there is no word in the text; give what is said in the recording")
-    return text
 
 
 def _check(log_probs: np.ndarray, tokens: np.ndarray) -> None:

@@ -12,14 +12,14 @@ import numpy as np
 from asr.decoding import search
 from asr.decoding.candidates import log_add
 from asr.decoding.hotwords import WORD_END, Hotword, HotwordGraph, Pattern, build_hotwords
-from asr.decoding.lexicon import Lexicon, spell
+from asr.decoding.lexicon import Lexicon, spell, spellable
 from asr.decoding.posteriors import check_posteriors
 from asr.decoding.prefixes import NO_WORD, Models, Settings, trace
 from asr.decoding.trie import build_trie
-from asr.errors import DecodingError
+from asr.errors import DecodingError, TextError
 from asr.lm.ngram import NgramArrays, NgramLM
 from asr.lm.vocabulary import SPECIAL, UNKNOWN
-from asr.text import Tokenizer, normalize
+from asr.text import Tokenizer
 
 LEAST_COVERAGE = 0.1
 """Share of an LM's unigram probability that the model's characters must be able to spell, or of a lexicon's
@@ -244,7 +244,10 @@ class BeamDecoder:
         symbols = self.tokenizer.size
         if self._open:
             for hotword in hotwords:
-                phrase = self._spellable(hotword)
+                try:
+                    phrase = spellable(hotword.phrase, self.tokenizer).split()
+                except TextError as error:
+                    raise DecodingError(f"hotword {hotword.phrase!r}: {error}") from None
                 spelling = [token for word in phrase for token in (*self.tokenizer.encode(word), WORD_END)]
                 patterns.append(Pattern(tuple(spelling), hotword.boost * sum(map(len, phrase))))
             return build_hotwords(patterns, symbols, word_ends)
@@ -262,15 +265,6 @@ class BeamDecoder:
                 symbols_of_phrase = tuple(itertools.chain.from_iterable(parts))
                 patterns.append(Pattern(symbols_of_phrase, hotword.boost * sum(map(len, phrase))))
         return build_hotwords(patterns, symbols + len(symbol_of), word_ends)
-
-    def _spellable(self, hotword: Hotword) -> list[str]:
-        units = self.tokenizer.units
-        phrase = normalize(hotword.phrase, units if isinstance(units, str) else "")
-        if outside := self.tokenizer.unknown(phrase):
-            raise DecodingError(f"hotword {hotword.phrase!r}: the model has no token for {outside!r}")
-        if not phrase:
-            raise DecodingError(f"hotword {hotword.phrase!r}: nothing is left of it without punctuation")
-        return phrase.split()
 
     def _known(self, hotword: Hotword) -> list[str]:
         try:

@@ -1,15 +1,14 @@
 """The words that a decoder may say, and how they are spelt in the model's tokens."""
 
-import gzip
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from asr.errors import DecodingError
-from asr.text import Tokenizer
+from asr.errors import DecodingError, TextError
+from asr.lm.reading import read_blocks
+from asr.text import Tokenizer, normalize
 
 
 @dataclass(frozen=True)
@@ -56,14 +55,15 @@ def spell(words: Sequence[str], tokenizer: Tokenizer) -> Lexicon:
 
 
 def read_lexicon(path: Path, tokenizer: Tokenizer) -> Lexicon:
-    """Read `WORD<tab>T O K E N S` lines (UTF-8, also gzipped); without tokens a word is spelt by characters.
+    """Read `WORD<tab>T O K E N S` lines, compressed or not; without tokens a word is spelt by characters.
 
     Raises DecodingError that names the line where a token is not the model's, a word is empty or holds
-    white space, or nothing is there.
+    white space, or nothing is there, LanguageModelError where the file cannot be read.
     """
+    text = b"".join(block.text.tobytes() for block in read_blocks(path)).decode()
     entries: dict[tuple[str, tuple[int, ...]], None] = {}  # a line that stands twice counts once
     ids = {unit: index for index, unit in enumerate(tokenizer.units, start=1)}
-    for number, line in enumerate(_text(path).split("\n"), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         word, _, spelling = line.partition("\t") if "\t" in line else line.partition(" ")
         if not line.strip():
             continue
@@ -85,14 +85,16 @@ def read_lexicon(path: Path, tokenizer: Tokenizer) -> Lexicon:
     )
 
 
-def _text(path: Path) -> str:
-    try:
-        content = path.read_bytes()
-        if content[:2] == b"\x1f\x8b":
-            content = gzip.decompress(content)
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DecodingError(f"{path}: the lexicon is not UTF-8 (byte {error.start})") from None
-    except (OSError, EOFError, zlib.error) as error:
-        reason = getattr(error, "strerror", None) or "cut or damaged"
-        raise DecodingError(f"{path}: cannot read the lexicon ({reason})") from None
+def spellable(text: str, tokenizer: Tokenizer) -> str:
+    """Bring the text of a user into the model's characters (see asr.text.normalize).
+
+    Raises TextError where nothing is left of it, or with the first word that cannot be spelt.
+    """
+    if isinstance(tokenizer.units, str):
+        text = normalize(text, tokenizer.units)
+    for word in text.split():
+        if outside := tokenizer.unknown(word):
+            raise TextError(f"the model has no token for {outside!r} in {word[:60]!r}; spell it out")
+    if not text.strip():
+        raise TextError("there is no word in it; give what is said")
+    return text

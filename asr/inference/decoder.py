@@ -3,18 +3,18 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from asr.decoding.align import align_words, spellable
+from asr.decoding.align import align_words
 from asr.decoding.beam import BeamDecoder, BeamOptions, SpeltWord, known_form
 from asr.decoding.greedy import greedy
 from asr.decoding.hotwords import Hotword
 from asr.decoding.hypothesis import Hypothesis, Word
-from asr.decoding.lexicon import read_lexicon
-from asr.decoding.posteriors import check_posteriors
+from asr.decoding.lexicon import Lexicon, read_lexicon, spellable
 from asr.errors import BundleError, DecodingError, TextError
 from asr.lm.ngram import NgramLM
 from asr.model.bundle import LEXICON, LM, BundleConfig
@@ -51,11 +51,10 @@ class Decoder:
         self.tokenizer = config.tokenizer
         self.frame_seconds = frame_seconds
         lm = options.lm or _present(folder / LM)
-        lexicon = options.lexicon or _present(folder / LEXICON)
+        self._lexicon_path = lexicon = options.lexicon or _present(folder / LEXICON)
         self.options = options.beam or beam_options(folder, config)
         self.beam: BeamDecoder | None = None
         self.lm: NgramLM | None = None
-        self._lexicon = read_lexicon(lexicon, self.tokenizer) if lexicon else None
         if not options.greedy and (lm or lexicon or options.beam):
             self.lm = NgramLM.load(lm) if lm else None
             self.beam = BeamDecoder(self.tokenizer, self.lm, self._lexicon)
@@ -64,18 +63,25 @@ class Decoder:
         key = GREEDY_TEMPERATURE if self.beam is None else TEMPERATURE
         self.temperature = float(config.decoding.get(key, 1.0))
 
+    @cached_property
+    def _lexicon(self) -> Lexicon | None:
+        return read_lexicon(self._lexicon_path, self.tokenizer) if self._lexicon_path else None
+
+    @cached_property
+    def _beam_for_hotwords(self) -> BeamDecoder:
+        """Beam search for hotwords where all else is decoded greedily."""
+        return self.beam or BeamDecoder(self.tokenizer, None, self._lexicon)
+
     def decode(self, log_probs: np.ndarray, hotwords: tuple[Hotword, ...] = ()) -> Hypothesis:
         """Decode `float[T, V]`, and listen for `hotwords` beside those of the options."""
-        beam = self.beam
-        if beam is None and not hotwords:
+        if self.beam is None and not hotwords:
             return greedy(log_probs, self.tokenizer, self.frame_seconds, temperature=self.temperature)
         options = replace(self.options, n_best=1, hotwords=(*self.options.hotwords, *hotwords))
-        best = (beam or BeamDecoder(self.tokenizer, None, self._lexicon)).decode(log_probs, options)[0]
+        best = self._beam_for_hotwords.decode(log_probs, options)[0]
         return Hypothesis(best.text, self.time(log_probs, best.words), best.score)
 
     def time(self, log_probs: np.ndarray, words: Sequence[SpeltWord]) -> tuple[Word, ...]:
         """Times and confidences of words that were said, by forced alignment. Raises DecodingError."""
-        check_posteriors(log_probs, self.tokenizer)
         spelt = [(word.text, word.tokens) for word in words]
         return align_words(
             log_probs, spelt, self.tokenizer.separator, self.frame_seconds, temperature=self.temperature
@@ -94,7 +100,7 @@ class Decoder:
         spellings = self._lexicon.first_spellings()
         words = [known_form(word, spellings) for word in text.split()]
         if not words:
-            raise TextError("there is no word in the text; give what is said in the recording")
+            raise TextError("there is no word in it; give what is said")
         return [SpeltWord(word, tuple(spellings[word])) for word in words]
 
 

@@ -8,9 +8,10 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from asr.decoding import align as module
-from asr.decoding.align import Alignment, align, align_words, spellable
+from asr.decoding.align import Alignment, align, align_words
 from asr.decoding.greedy import greedy
 from asr.decoding.hypothesis import Word
+from asr.decoding.lexicon import spellable
 from asr.errors import DecodingError, TextError
 from asr.text import Tokenizer, ctc_frames_needed
 
@@ -235,7 +236,7 @@ def test_spellable_leaves_phones_alone() -> None:
     ("text", "message"),
     [
         ("a 12b", "the model has no token for '12' in '12B'; spell it out"),
-        (" ?! ", "there is no word in the text; give what is said in the recording"),
+        (" ?! ", "there is no word in it; give what is said"),
     ],
 )
 def test_not_spellable(text: str, message: str) -> None:

@@ -172,9 +172,9 @@ def test_a_word_cut_short_is_left_out_where_the_vocabulary_is_closed() -> None:
 @pytest.mark.parametrize(
     ("hotword", "closed", "message"),
     [
-        ("Ça va", False, "hotword 'Ça va': the model has no token for 'VÇ'"),
-        ("AB 5", False, "hotword 'AB 5': the model has no token for '5'"),
-        ("...", False, "hotword '...': nothing is left of it without punctuation"),
+        ("Ça va", False, "hotword 'Ça va': the model has no token for 'Ç' in 'ÇA'; spell it out"),
+        ("AB 5", False, "hotword 'AB 5': the model has no token for '5' in '5'; spell it out"),
+        ("...", False, "hotword '...': there is no word in it; give what is said"),
         ("AB BA", True, "hotword 'AB BA': the lexicon lacks 'BA'"),
         (" ", True, "hotword ' ' is empty"),
     ],

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from asr.decoding.lexicon import Lexicon, read_lexicon, spell
 from asr.decoding.trie import ROOT, Trie, build_trie, find_child
-from asr.errors import DecodingError
+from asr.errors import AsrError
 from asr.text import Tokenizer
 
 PHONES = Tokenizer(("AH", "B", "T"))
@@ -57,19 +57,21 @@ def test_a_word_list_is_spelt_by_characters(tmp_path: Path) -> None:
         (b"\tB AH T\n", "{path}:1: expected WORD, a tab, and its tokens, not '\\tB AH T'"),
         (b"A BUT\tB AH T\n", "{path}:1: expected WORD, a tab, and its tokens, not 'A BUT\\tB AH T'"),
         (b"\n\n", "{path}: the lexicon is empty"),
-        (b"B\xff", "{path}: the lexicon is not UTF-8 (byte 1)"),
-        (gzip.compress(b"BUT\tB AH T\n")[:-9], "{path}: cannot read the lexicon (cut or damaged)"),
-        (b"\x1f\x8b\x08" + bytes(7) + b"\xff" * 9, "{path}: cannot read the lexicon (cut or damaged)"),
-        (None, "{path}: cannot read the lexicon (No such file or directory)"),
+        (b"B\xff", "{path}:1: not UTF-8; convert the text first"),
+        (gzip.compress(b"BUT\tB AH T\n")[:-9], "{path}: cut off or damaged (Compressed file ended before"),
+        (b"\x1f\x8b\x08" + bytes(7) + b"\xff" * 9, "{path}: cut off or damaged (Error -3"),
+        (None, "{path}: No such file or directory"),
     ],
 )
 def test_broken_lexicons(tmp_path: Path, content: bytes | None, message: str) -> None:
     path = tmp_path / "lexicon.txt"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(DecodingError) as error:
+    with pytest.raises(AsrError) as error:
         read_lexicon(path, PHONES)
-    assert str(error.value) == message.format(path=path)
+    expected = message.format(path=path)
+    # What gzip or zlib says of a damaged file follows the bracket, and is theirs to word.
+    assert str(error.value) == expected or ("(" in expected and str(error.value).startswith(expected))
 
 
 def walk(trie: Trie, node: int = ROOT) -> dict[tuple[int, ...], tuple[list[int], float]]:
