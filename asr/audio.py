@@ -1,91 +1,183 @@
-"""Any recording -> float32 mono at 16 kHz."""
+"""Any recording -> float32 at 16 kHz, block by block, so that a long one never lies in memory."""
 
-import io
+import shutil
+import sys
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 import numpy as np
 import soundfile
 import soxr
 
-from asr import containers
+from asr import containers, media
 from asr.errors import AudioError
+from asr.media import Track
 
 SAMPLE_RATE = 16_000
 
-_BLOCK = 1 << 20
+Channel = int | Literal["mix", "split"]
+"""The mean of all channels, each on its own, or the one of this number, from 0."""
+
+_FORMATS = {"WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "CAF", "FLAC", "OGG", "MP3", "NIST"}
+"""What libsndfile reads and `containers` can tell whole from cut off."""
 _UNKNOWN_FRAMES = 1 << 40
 
 
-def read(path: Path) -> np.ndarray:
-    """Decode wav, flac, ogg, opus, mp3, aiff, au: float32 `[samples]`, 16 kHz, channels averaged.
+def stream(path: Path, channel: Channel = "mix") -> Iterator[np.ndarray]:
+    """Decode wav, rf64, w64, flac, ogg, opus, mp3, aiff, au, caf, and with PyAV mp4, webm, mkv, video.
 
-    What two channels hold in opposite phase cancels out. Raises AudioError where the file is missing,
-    empty, cut off, of an unknown format, or holds samples that are not finite.
+    Blocks of float32 `[samples, C]` at 16 kHz, C = 1, or for "split" the number of channels; `-` is standard
+    input. What two channels hold in opposite phase cancels out in the mix. Raises AudioError where the file
+    is missing, empty, of an unknown format, lacks the channel, holds samples that are not finite, or, after
+    the last good block, is cut off.
     """
-    samples, rate = _decode(path)
-    return resample(samples, rate, name=str(path))
+    name = _name(path)
+    with _open(path) as track:
+        _check_rate(track.rate, name)
+        channels = track.channels if channel == "split" else 1
+        picked = (_finite(pick(block, channel, name), name) for block in track.blocks)
+        for samples in _resampled(picked, track.rate, channels):
+            if len(samples):
+                yield _finite(samples, name)
+
+
+def read(path: Path, channel: int | Literal["mix"] = "mix") -> np.ndarray:
+    """All of `stream` at once: float32 `[samples]`, 16 kHz. Raises AudioError as it does."""
+    return np.concatenate([*(block[:, 0] for block in stream(path, channel)), np.zeros(0, np.float32)])
 
 
 def resample(samples: np.ndarray, rate: float, name: str = "audio") -> np.ndarray:
     """`[samples]` at `rate` Hz -> float32 `[samples]` at 16 kHz. Raises AudioError on NaN or infinity."""
-    if not np.isfinite(samples).all():
-        raise AudioError(f"{name}: the recording holds samples that are not finite")
-    if not 1_000 <= rate <= 1_000_000:
-        raise AudioError(f"{name}: a sample rate of {rate:g} Hz; expected 1000 to 1000000")
+    _finite(samples, name)
+    _check_rate(rate, name)
     if rate != SAMPLE_RATE:
         samples = soxr.resample(samples, rate, SAMPLE_RATE)
     return np.ascontiguousarray(samples, dtype=np.float32)
 
 
 def duration(path: Path) -> float:
-    """Length in seconds, from the header where it says. Raises AudioError as `read` does."""
-    with _open(path) as (_, sound):
-        frames, rate = sound.frames, sound.samplerate
-    if frames < _UNKNOWN_FRAMES:
-        return float(frames / rate)
-    samples, rate = _decode(path)
-    return float(len(samples) / rate)
+    """Length in seconds, from the header where it says. Raises AudioError as `stream` does."""
+    with _open(path) as track:
+        if track.seconds is not None:
+            return track.seconds
+        return sum(map(len, track.blocks)) / track.rate
 
 
-def _decode(path: Path) -> tuple[np.ndarray, int]:
-    """`float32[samples]`, and their rate. Block by block, as the header's length may be unknown or wrong."""
-    blocks: list[np.ndarray] = []
-    with _open(path) as (file, sound):
-        left = sound.frames
-        try:
-            while left > 0:
-                block = sound.read(min(_BLOCK, left), dtype="float32", always_2d=True)
-                blocks.append(block[:, 0] if sound.channels == 1 else block.mean(axis=1))
-                left = left - _BLOCK if len(block) == _BLOCK else 0
-        except soundfile.LibsndfileError as error:
-            raise AudioError(f"{path}: {containers.CUT.format(_reason(error))}") from None
-        count, promised, rate = sum(map(len, blocks)), sound.frames, sound.samplerate
-        if sound.format == "MP3" and containers.has_more_mp3(file):
-            raise AudioError(f"{path}: {containers.CHAINED}")
-    if count == 0:
-        raise AudioError(f"{path}: the recording holds no samples")
-    if count < promised < _UNKNOWN_FRAMES:
-        raise AudioError(f"{path}: {containers.CUT.format(f'{count} of {promised} samples')}")
-    return blocks[0] if len(blocks) == 1 else np.concatenate(blocks), rate
+def stated_duration(path: Path) -> float | None:
+    """Length in seconds by the header; None where only reading the whole would tell."""
+    with _open(path) as track:
+        return track.seconds
+
+
+def _resampled(blocks: Iterator[np.ndarray], rate: int, channels: int) -> Iterator[np.ndarray]:
+    if rate == SAMPLE_RATE:
+        yield from blocks
+        return
+    resampler = soxr.ResampleStream(rate, SAMPLE_RATE, channels)
+    for block in blocks:
+        yield resampler.resample_chunk(block)
+    yield resampler.resample_chunk(np.zeros((0, channels), np.float32), last=True)
+
+
+def _name(path: Path) -> str:
+    return "standard input" if path == Path("-") else str(path)
+
+
+def _check_rate(rate: float, name: str) -> None:
+    if not 1_000 <= rate <= 1_000_000:
+        raise AudioError(f"{name}: a sample rate of {rate:g} Hz; expected 1000 to 1000000")
+
+
+def _finite(samples: np.ndarray, name: str) -> np.ndarray:
+    if not np.isfinite(samples).all():
+        raise AudioError(f"{name}: the recording holds samples that are not finite")
+    return samples
+
+
+def pick(block: np.ndarray, channel: Channel, name: str = "audio") -> np.ndarray:
+    """`[samples, channels]` -> `[samples, C]`, as in `stream`. Raises AudioError for a channel it lacks."""
+    if isinstance(channel, int) and not 0 <= channel < block.shape[1]:
+        raise AudioError(f"{name}: no channel {channel}; it has {block.shape[1]}, counted from 0")
+    if channel == "split" or block.shape[1] == 1:
+        return block
+    if channel == "mix":
+        with np.errstate(over="ignore", invalid="ignore"):  # infinities are reported, not warned of
+            mixed: np.ndarray = block.mean(axis=1, keepdims=True)
+        return mixed
+    return block[:, [channel]]
 
 
 @contextmanager
-def _open(path: Path) -> Iterator[tuple[BinaryIO, soundfile.SoundFile]]:
-    """The file, and what libsndfile makes of it. Opened here, so that any name will do, and pipes too."""
+def _open(path: Path) -> Iterator[Track]:
+    """What a decoder makes of the file; that of FFmpeg where libsndfile does not know the container."""
+    name = _name(path)
+    view = None
     try:
-        with path.open("rb", buffering=0) as opened:
-            file: BinaryIO = opened if opened.seekable() else io.BytesIO(opened.read())
+        with _seekable(path, name) as file:
             if not file.read(1):
-                raise AudioError(f"{path}: cannot read the recording (the file is empty)")
+                raise AudioError(f"{name}: {containers.UNREADABLE.format('the file is empty')}")
             if defect := containers.defect(file):
-                raise AudioError(f"{path}: {defect}")
-            with _SoundFile(containers.for_libsndfile(file)) as sound:
-                yield file, sound
-    except (soundfile.LibsndfileError, OSError, ValueError, TypeError) as error:
-        raise AudioError(f"{path}: cannot read the recording ({_reason(error)})") from None
+                raise AudioError(f"{name}: {defect}")
+            if kind := media.sniff(file):
+                with media.open_track(containers.View(file), kind, name) as track:
+                    yield track
+                return
+            view = containers.for_libsndfile(file)
+            with _SoundFile(view) as sound:
+                if sound.format not in _FORMATS:
+                    raise AudioError(f"{name}: {containers.UNREADABLE.format('Format not recognised')}")
+                seconds = sound.frames / sound.samplerate if sound.frames < _UNKNOWN_FRAMES else None
+                yield Track(sound.samplerate, sound.channels, seconds, _blocks(sound, view, name))
+    except (soundfile.LibsndfileError, OSError, ValueError) as error:
+        cause = view.error if view and view.error else error
+        raise AudioError(f"{name}: {containers.UNREADABLE.format(_reason(cause))}") from None
+
+
+@contextmanager
+def _seekable(path: Path, name: str) -> Iterator[BinaryIO]:
+    """The file at its start. Opened here, so that any name will do; what cannot seek is copied to disk."""
+    with ExitStack() as stack:
+        if path == Path("-"):
+            if sys.stdin is None:
+                raise AudioError(f"{name}: {containers.UNREADABLE.format('it is closed')}")
+            file: BinaryIO = sys.stdin.buffer
+        else:
+            file = stack.enter_context(path.open("rb", buffering=0))
+        if file.isatty():
+            raise AudioError(f"{name}: it is a terminal; give a file, or a recording through a pipe")
+        if not file.seekable() or file.tell():
+            copy = stack.enter_context(tempfile.TemporaryFile())
+            shutil.copyfileobj(file, copy)
+            copy.seek(0)
+            file = copy
+        yield file
+
+
+def _blocks(sound: soundfile.SoundFile, view: containers.View, name: str) -> Iterator[np.ndarray]:
+    """`float32[samples, channels]`. The header's length may be unknown or wrong: read to the end."""
+    size = media.block_samples(sound.channels)
+    promised, count, left = sound.frames, 0, sound.frames
+    try:
+        while left > 0:
+            block = sound.read(min(size, left), dtype="float32", always_2d=True)
+            count += len(block)
+            left = left - size if len(block) == size else 0
+            if len(block):
+                yield block
+    except soundfile.LibsndfileError as error:
+        if view.error is None:
+            raise AudioError(f"{name}: {containers.CUT.format(_reason(error))}") from None
+    if view.error:
+        raise view.error
+    if sound.format == "MP3" and containers.has_more_mp3(view):
+        raise AudioError(f"{name}: {containers.CHAINED}")
+    if count == 0:
+        raise AudioError(f"{name}: {containers.NO_SAMPLES}")
+    if count < promised < _UNKNOWN_FRAMES:
+        raise AudioError(f"{name}: {containers.CUT.format(f'{count} of {promised} samples')}")
 
 
 class _SoundFile(soundfile.SoundFile):  # type: ignore[misc]
@@ -103,6 +195,6 @@ def _reason(error: Exception) -> str:
         return "it is a directory"
     if isinstance(error, OSError):
         return (error.strerror or str(error)).lower()
-    if isinstance(error, TypeError):  # soundfile asks for the rate of a file whose name ends in .raw
-        return "Format not recognised"
-    return str(getattr(error, "error_string", error)).removeprefix("Error : ").rstrip(".")
+    text = str(getattr(error, "error_string", error)).removeprefix("Error : ").rstrip(".")
+    # What libsndfile says of MP3 that it cannot open; the file is there, as it was opened here.
+    return "Format not recognised" if text.startswith("File does not exist") else text

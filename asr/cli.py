@@ -1,43 +1,42 @@
 """The `asr` command: parses, calls, prints. Nothing heavy is imported before a command needs it."""
 
 import argparse
-import io
 import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from asr.cli_decoding import add_decoding, decoding_of, positive
 from asr.cli_lm import add_lm
+from asr.cli_model import add_export, add_info
+from asr.cli_transcribe import add_transcribe
+from asr.console import complain, open_output
 from asr.errors import AsrError, TextError
 from asr.text import ENGLISH
-
-if TYPE_CHECKING:
-    from asr.inference.decoder import DecodingOptions
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns 0, 1 after errors that were named, 2 for wrong usage (by SystemExit)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    _open_output()
+    open_output()
     try:
         try:
             return _run(arguments)
         except AsrError as error:
-            _complain(str(error))
+            complain(str(error))
             return 1
         finally:
             print(end="", flush=True)  # here, where a failure can still be handled
     except KeyboardInterrupt:
-        _complain("interrupted")
+        complain("interrupted")
         return 130
     except OSError as error:
         if error.filename is not None:
-            _complain(f"{error.filename}: {error.strerror}")
+            complain(f"{error.filename}: {error.strerror}")
             return 1
         if not isinstance(error, BrokenPipeError):  # then the reader of our output has left, as `head` does
-            _complain(f"{error.strerror or error}")
+            complain(f"{error.strerror or error}")
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
 
@@ -47,16 +46,6 @@ def _run(arguments: list[str]) -> int:
         return train(arguments[1:])
     options = _parser().parse_args(arguments)
     return int(options.command(options))
-
-
-def _open_output(encoding: str | None = None) -> None:
-    """Print what `encoding` lacks as an escape rather than fail; it defaults to what the user has set."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(encoding=encoding or sys.stdout.encoding, errors="backslashreplace")
-
-
-def _complain(message: str) -> None:
-    print("asr:", message.replace("\n", "\\n"), file=sys.stderr)
 
 
 def train(arguments: list[str]) -> int:
@@ -104,14 +93,14 @@ def evaluate(options: argparse.Namespace) -> int:
     from asr.inference.transcriber import load_model
     from asr.scoring import evaluate, report, wer
 
-    model = load_model(options.model, options.threads, _decoding(options))
+    model = load_model(options.model, options.threads, decoding_of(options))
     result = evaluate.evaluate(model, _manifests(options.manifests), progress=True)
     try:
         if options.details:
             wer.write_details(options.details, result.scores)
     finally:
         if options.json:
-            _open_output("utf-8")
+            open_output("utf-8")
             print(result.to_json())
         else:
             report.print_report(result)
@@ -123,7 +112,7 @@ def tune(options: argparse.Namespace) -> int:
     from asr.scoring import report, tune
 
     tuned = tune.tune_bundle(
-        options.model, _manifests(options.manifests), _decoding(options), options.threads
+        options.model, _manifests(options.manifests), decoding_of(options), options.threads
     )
     for lm_weight, word_bonus, errors in tuned.tuning.trials:
         print(f"language model weight {lm_weight:.2f}, word bonus {word_bonus:.2f}: {errors} word errors")
@@ -145,7 +134,7 @@ def align(options: argparse.Namespace) -> int:
     decoding = DecodingOptions(greedy=True, lexicon=options.lexicon)
     transcript = transcriber.load_model(options.model, options.threads, decoding).align(options.audio, text)
     if options.json:
-        _open_output("utf-8")
+        open_output("utf-8")
         print(writers.json_line(options.audio, transcript))
     else:
         print(writers.word_table(transcript))
@@ -166,25 +155,6 @@ def compare(options: argparse.Namespace) -> int:
     return 0
 
 
-def transcribe(options: argparse.Namespace) -> int:
-    """`asr transcribe FILE... --model BUNDLE`."""
-    from asr.inference import transcriber, writers
-
-    model = transcriber.load_model(options.model, options.threads, _decoding(options))
-    if options.json:
-        _open_output("utf-8")
-    failed = False
-    for path, transcript in model.transcribe_files(options.files):
-        if isinstance(transcript, AsrError):
-            _complain(str(transcript))
-            failed = True
-        elif options.json:
-            print(writers.json_line(path, transcript), flush=True)
-        else:
-            print(writers.text_line(path, transcript, named=len(options.files) > 1), flush=True)
-    return 1 if failed else 0
-
-
 def _text(argument: str) -> str:
     """A text, or what is in the file of that name."""
     path = Path(argument)
@@ -202,23 +172,6 @@ def _manifests(paths: Sequence[Path]) -> list[Path]:
     return [path / "manifest.jsonl" if path.is_dir() else path for path in paths]
 
 
-def _decoding(options: argparse.Namespace) -> "DecodingOptions":
-    """What the user asked for, over what the bundle has; a bundle without any of it is decoded greedily."""
-    from dataclasses import replace
-
-    from asr.decoding.hotwords import Hotword
-    from asr.inference.decoder import DecodingOptions, beam_options
-    from asr.model.bundle import read_config
-
-    if options.greedy and (options.lm or options.lexicon or options.hotword or options.beam):
-        raise AsrError("--greedy takes no --lm, --lexicon, --hotword or --beam; leave one of them out")
-    given = {name: getattr(options, name) for name in _BEAM if getattr(options, name) is not None}
-    if options.hotword:
-        given["hotwords"] = tuple(Hotword(phrase, options.hotword_boost) for phrase in options.hotword)
-    beam = replace(beam_options(options.model, read_config(options.model)), **given) if given else None
-    return DecodingOptions(options.greedy, options.lm, options.lexicon, beam)
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("asr", description="Speech recognition: log-mel features, BiGRU, CTC.")
     parser.add_argument("--version", action="version", version=f"asr {version('asr')}")
@@ -234,7 +187,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--json", action="store_true", help="print one JSON object")
     command.add_argument("--details", type=Path, metavar="FILE", help="write one JSON line an utterance")
-    _add_decoding(command)
+    add_decoding(command)
 
     command = commands.add_parser("tune", help="weight of a language model, by a development set")
     command.set_defaults(command=tune)
@@ -245,7 +198,7 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         help="manifest.jsonl, or the folder that holds it; not the test set",
     )
-    _add_decoding(command, greedy=False)
+    add_decoding(command, greedy=False)
 
     command = commands.add_parser("align", help="when each word of a known text is said")
     command.set_defaults(command=align)
@@ -256,7 +209,7 @@ def _parser() -> argparse.ArgumentParser:
         "--lexicon", type=Path, metavar="FILE", help="spellings, where the model's units are phones"
     )
     command.add_argument("--json", action="store_true", help="one JSON object")
-    command.add_argument("--threads", type=_positive, help="cores to use (all)")
+    command.add_argument("--threads", type=positive, help="cores to use (all)")
 
     add_lm(commands)
 
@@ -265,38 +218,10 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("a", type=Path, help="what asr evaluate --details wrote for one model")
     command.add_argument("b", type=Path, help="and for another, on the same utterances")
 
-    command = commands.add_parser("transcribe", help="recordings to text")
-    command.set_defaults(command=transcribe)
-    command.add_argument(
-        "files", type=Path, nargs="+", metavar="FILE", help="wav, flac, ogg, opus, mp3, aiff, au"
-    )
-    command.add_argument("--model", type=Path, required=True, help="model bundle, as written by asr train")
-    command.add_argument("--json", action="store_true", help="one JSON object a file, with words and times")
-    _add_decoding(command)
+    add_transcribe(commands)
+    add_export(commands)
+    add_info(commands)
     return parser
-
-
-_BEAM = ("beam", "beam_threshold", "lm_weight", "word_bonus", "unknown_penalty")
-"""Settings of BeamOptions that are flags."""
-
-
-def _add_decoding(command: argparse.ArgumentParser, greedy: bool = True) -> None:
-    command.add_argument("--threads", type=_positive, help="cores to use (all)")
-    group = command.add_argument_group("decoding", "what is not given is as the bundle has it")
-    command.set_defaults(greedy=False)
-    if greedy:
-        group.add_argument("--greedy", action="store_true", help="no beam search, no language model")
-    group.add_argument("--lm", type=Path, metavar="FILE", help="language model, as asr lm writes it")
-    group.add_argument("--lexicon", type=Path, metavar="FILE", help="the only words: WORD<tab>T O K E N S")
-    group.add_argument("--beam", type=_positive, metavar="N", help="hypotheses kept after each frame")
-    group.add_argument("--beam-threshold", type=float, metavar="X", help="drop what is so far below the best")
-    group.add_argument("--lm-weight", type=float, metavar="X", help="of the language model's log-probability")
-    group.add_argument("--word-bonus", type=float, metavar="X", help="added for each word")
-    group.add_argument("--unknown-penalty", type=float, metavar="X", help="added for each word the LM lacks")
-    group.add_argument("--hotword", action="append", metavar="PHRASE", help="listen for it; may be repeated")
-    group.add_argument(
-        "--hotword-boost", type=float, default=1.0, metavar="X", help="added a character (1.0)"
-    )
 
 
 def _add_prepare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -321,7 +246,7 @@ def _add_prepare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
             "--out", type=Path, default=Path("data", name), help=f"where to write (data/{name})"
         )
         command.add_argument(
-            "--jobs", type=_positive, default=os.cpu_count() or 1, help="processes (all cores)"
+            "--jobs", type=positive, default=os.cpu_count() or 1, help="processes (all cores)"
         )
         command.add_argument(
             "--speeds",
@@ -331,12 +256,6 @@ def _add_prepare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
             metavar="X",
             help="add training copies at these speeds",
         )
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
-    return int(text)
 
 
 if __name__ == "__main__":

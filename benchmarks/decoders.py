@@ -2,8 +2,8 @@
 
 The peers' ways differ from ours, and from each other's, in what is made equal here:
 
-- flashlight counts a word only when the space after it has come, and models need not write one at the end
-  of a text. Its posteriors therefore get one more frame, which is a space for certain.
+- flashlight with a lexicon counts a word only when the space after it has come, and models need not write one
+  at the end of a text. Its posteriors therefore get one more frame, which is a space for certain.
 - flashlight weighs log10 probabilities of words against natural logs of tokens; its weight is multiplied by
   ln 10. pyctcdecode does that itself, but weighs its penalty for unknown words like the LM.
 
@@ -22,6 +22,7 @@ import numpy as np
 
 from asr.decoding.beam import BeamDecoder, BeamOptions
 from asr.decoding.lexicon import Lexicon
+from asr.lm.ngram import NgramLM
 from asr.text import BLANK, Tokenizer
 
 Decoder = Callable[[np.ndarray], str]
@@ -39,8 +40,29 @@ def ours(decoder: BeamDecoder, options: BeamOptions) -> Decoder:
     return lambda log_probs: decoder.decode(log_probs, options)[0].text
 
 
+def names_of(tokenizer: Tokenizer) -> tuple[str, ...]:
+    """Tokens as an LM over tokens writes them: a space is a |."""
+    return tuple("|" if unit == " " else unit for unit in tokenizer.units)
+
+
+def ours_by_tokens(tokenizer: Tokenizer, lm: NgramLM) -> Callable[[BeamOptions], Decoder]:
+    """What this package does with an LM over tokens: each of them is a word."""
+    names = names_of(tokenizer)
+    lexicon = Lexicon(names, np.arange(1, tokenizer.size, dtype=np.int32), np.arange(tokenizer.size))
+    decoder = BeamDecoder(Tokenizer(names), lm, lexicon)
+
+    def with_options(options: BeamOptions) -> Decoder:
+        def decode(log_probs: np.ndarray) -> str:
+            spelt = "".join(word.text for word in decoder.decode(log_probs, options)[0].words)
+            return " ".join(spelt.replace("|", " ").split())
+
+        return decode
+
+    return with_options
+
+
 class Flashlight:
-    """flashlight-text with a word LM and a lexicon, or with neither.
+    """flashlight-text with a word LM and a lexicon, with an LM over tokens and no lexicon, or with neither.
 
     Raises ImportError where it is not installed. `log_add` sums alignments, as ours does; without it, which
     is how torchaudio calls it, the best one counts.
@@ -58,10 +80,13 @@ class Flashlight:
 
         self._api, self._tokenizer, self._log_add = decoder, tokenizer, log_add
         self._lexicon, self._trie, self._lm = lexicon, None, decoder.ZeroLM()
-        if lexicon is None:
+        if arpa is None:
             return
         from flashlight.lib.text.decoder.kenlm import KenLM
 
+        if lexicon is None:
+            self._lm = KenLM(str(arpa), Dictionary(["<blank>", *names_of(tokenizer)]))
+            return
         self._unknown = len(lexicon)
         self._lm = KenLM(str(arpa), Dictionary([*lexicon.words, "<unk>"]))
         self._trie = decoder.Trie(tokenizer.size, tokenizer.separator)
@@ -109,6 +134,8 @@ class Flashlight:
         return self._api.LexiconDecoder(bound, self._trie, self._lm, space, BLANK, self._unknown, [], False)
 
     def _ended(self, log_probs: np.ndarray) -> np.ndarray:
+        if self._lexicon is None:
+            return log_probs
         frames = np.full((len(log_probs) + 1, log_probs.shape[1]), IMPOSSIBLE, dtype=np.float32)
         frames[:-1] = log_probs
         frames[-1, self._tokenizer.separator] = 0

@@ -7,8 +7,9 @@ threshold, number of tokens looked at in a frame, LM weight and word bonus. Thre
 
 lexicon+lm  the LM's words only, the LM smeared over the trie: ours; flashlight's LexiconDecoder with KenLM
 open        any spelling, no LM: ours; flashlight's LexiconFreeDecoder with its ZeroLM; pyctcdecode
-open+lm     any spelling, the word LM at word ends: ours; pyctcdecode with KenLM. (flashlight's
-            LexiconFreeDecoder wants an LM over tokens, which ours has not.)
+tokens+lm   any spelling, an LM over tokens (--token-arpa): ours, by a lexicon in which each token is a word;
+            flashlight's LexiconFreeDecoder with KenLM. The word bonus counts for neither
+open+lm     any spelling, the word LM at word ends: ours; pyctcdecode with KenLM
 
 RTF is seconds of decoding a second of speech, of one thread, the median of --rounds taken in turn after
 a few utterances to warm up. pyctcdecode is slow at beam 500: give it a part of the manifest by
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from asr.text import Tokenizer
     from benchmarks.decoders import Decoder
 
-TASKS = ("lexicon+lm", "open", "open+lm")
+TASKS = ("lexicon+lm", "open", "tokens+lm", "open+lm")
 BEAMS = (16, 50, 100, 500)
 WARM_UP = 5
 
@@ -73,6 +74,9 @@ def main() -> None:
     )
     rows = []
     for task in arguments.tasks:
+        if task == "tokens+lm" and arguments.token_arpa is None:
+            print(f"{task}: left out; it needs --token-arpa", file=sys.stderr)
+            continue
         makers = decoders_for(task, read_config(arguments.model).tokenizer, arguments)
         for beam in arguments.beams:
             decoders = {name: make(replace(options, beam=beam)) for name, make in makers.items()}
@@ -89,6 +93,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--model", type=Path, required=True, help="a model bundle")
     parser.add_argument("--manifest", type=Path, required=True)
     parser.add_argument("--arpa", type=Path, required=True, help="a word LM")
+    parser.add_argument("--token-arpa", type=Path, help="an LM over tokens, a space being a |")
     parser.add_argument("--utterances", type=int, help="so many, spread over the manifest, instead of all")
     parser.add_argument("--tasks", choices=TASKS, nargs="+", default=TASKS)
     parser.add_argument("--beams", type=int, nargs="+", default=BEAMS)
@@ -124,10 +129,15 @@ def decoders_for(task: str, tokenizer: "Tokenizer", arguments: argparse.Namespac
     from asr.decoding.lexicon import spell
     from asr.lm.arpa import read_arpa
     from asr.lm.vocabulary import SPECIAL
-    from benchmarks.decoders import Flashlight, Pyctcdecode, ours
+    from benchmarks.decoders import Flashlight, Pyctcdecode, ours, ours_by_tokens
 
     arpa, log_add = arguments.arpa, not arguments.best_path
     peers: dict[str, Callable[[], Any]]
+    if task == "tokens+lm":
+        by_tokens = ours_by_tokens(tokenizer, read_arpa(arguments.token_arpa))
+        makers: Makers = {"ours": lambda options: by_tokens(replace(options, word_bonus=0.0))}
+        peers = {"flashlight": lambda: Flashlight(tokenizer, None, arguments.token_arpa, log_add)}
+        return _with_peers(task, makers, peers)
     if task == "open":
         decoder = BeamDecoder(tokenizer)
         peers = {
@@ -145,9 +155,14 @@ def decoders_for(task: str, tokenizer: "Tokenizer", arguments: argparse.Namespac
             decoder = BeamDecoder(tokenizer, lm, lexicon)
             peers = {"flashlight": lambda: Flashlight(tokenizer, lexicon, arpa, log_add)}
     # The peers have no bonus for words where they have no LM.
-    makers: Makers = {
+    makers = {
         "ours": lambda options: ours(decoder, replace(options, word_bonus=0.0) if task == "open" else options)
     }
+    return _with_peers(task, makers, peers)
+
+
+def _with_peers(task: str, makers: Makers, peers: "dict[str, Callable[[], Any]]") -> Makers:
+    """Add the peers that are installed."""
     for name, make in peers.items():
         try:
             makers[name] = make().decoder

@@ -2,6 +2,7 @@
 
 import io
 import struct
+import time
 from functools import cache
 from pathlib import Path
 
@@ -23,6 +24,10 @@ KINDS = {
     "rf64": ("RF64", "PCM_16"),
     "aiff": ("AIFF", "PCM_16"),
     "au": ("AU", "PCM_16"),
+    "w64": ("W64", "PCM_16"),
+    "caf": ("CAF", "PCM_16"),
+    "caf, lossless": ("CAF", "ALAC_16"),
+    "sphere": ("NIST", "PCM_16"),
     "flac": ("FLAC", "PCM_16"),
     "vorbis": ("OGG", "VORBIS"),
     "opus": ("OGG", "OPUS"),
@@ -40,8 +45,9 @@ def encode(name: str, repeats: int = 1) -> bytes:
     return file.getvalue()
 
 
-def refusal(path: Path, content: bytes) -> str:
-    path.write_bytes(content)
+def refusal(path: Path, content: bytes | None) -> str:
+    if content is not None:
+        path.write_bytes(content)
     with pytest.raises(AudioError) as error:
         audio.read(path)
     text = str(error.value)
@@ -68,7 +74,9 @@ def test_a_part_is_never_taken_for_the_whole(tmp_path: Path, name: str, share: f
         assert reason.endswith("); copy or download it again")
 
 
-@pytest.mark.parametrize("name", ["wav", "aiff", "au", "flac", "vorbis", "opus", "mp3"])
+@pytest.mark.parametrize(
+    "name", ["wav", "aiff", "au", "w64", "caf", "sphere", "flac", "vorbis", "opus", "mp3"]
+)
 def test_any_missing_byte_counts(tmp_path: Path, name: str) -> None:
     content = encode(name)
     for missing in (1, 2, 3, 10, 100):
@@ -107,6 +115,50 @@ def test_long_metadata_hides_no_cut(tmp_path: Path) -> None:
         assert b"title title" in content
         assert len(accepted(tmp_path / "whole", content)) == len(NOISE)
         assert "cut off" in refusal(tmp_path / "part", content[: len(content) * 3 // 4])
+
+
+def patched(name: str, offset: int, layout: str, value: int) -> bytes:
+    content = bytearray(encode(name))
+    struct.pack_into(layout, content, offset, value)
+    return bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "layout", "extra"),
+    [
+        ("rf64", 28, "<Q", 0),
+        ("w64", b"data\xf3\xac\xd3\x11\x8c\xd1\0\xc0\x4f\x8e\xdb\x8a", "<Q", 24),
+        ("caf", b"data", ">Q", 4),
+    ],
+)
+def test_a_header_that_promises_too_much(
+    tmp_path: Path, name: str, field: int | bytes, layout: str, extra: int
+) -> None:
+    """The field counts `extra` bytes: its own header in W64, a number of edits in CAF."""
+    content = encode(name)
+    offset = field if isinstance(field, int) else content.index(field) + len(field)
+    assert struct.unpack_from(layout, content, offset) == (2 * RATE + extra,)
+    reason = refusal(tmp_path / "a", patched(name, offset, layout, (1 << 60) + extra))
+    edits = 4 if name == "caf" else 0
+    assert reason == CUT.format(f"{2 * RATE + edits} of {(1 << 60) + edits} bytes")
+
+
+@pytest.mark.parametrize(
+    ("name", "offset", "layout"), [("wav", 22, "<H"), ("aiff", 20, ">H"), ("au", 20, ">I")]
+)
+def test_a_header_with_too_many_channels(tmp_path: Path, name: str, offset: int, layout: str) -> None:
+    assert struct.unpack_from(layout, encode(name), offset) == (1,)
+    reason = refusal(tmp_path / "a", patched(name, offset, layout, 65_535))
+    assert reason.startswith("cannot read the recording (")
+
+
+def test_chunks_without_end_take_no_time(tmp_path: Path) -> None:
+    with (tmp_path / "a.wav").open("wb") as file:
+        file.write(b"RIFF" + struct.pack("<I", 1 << 30) + b"WAVE")
+        file.truncate(1 << 30)  # a sparse file: chunks of no bytes, 134 million of them
+    before = time.process_time()
+    assert refusal(tmp_path / "a.wav", None).startswith("cannot read the recording (")
+    assert time.process_time() - before < 5
 
 
 @pytest.mark.parametrize("size", [0x7FFFF000, 0x80000000, 0xFFFFFFFF])

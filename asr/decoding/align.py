@@ -15,6 +15,9 @@ from asr.text import BLANK, ctc_frames_needed
 _MOVES_BYTES = 16 << 20
 """Moves that are kept at a time, unless a single block of ~sqrt(T) frames takes more."""
 
+Span = tuple[str, int, int]
+"""A word's text, its first token and the one after its last."""
+
 
 @dataclass(frozen=True)
 class Alignment:
@@ -52,7 +55,6 @@ def align_words(
     words: Sequence[tuple[str, Sequence[int]]],
     separator: int | None,
     frame_seconds: float,
-    offset: float = 0.0,
     temperature: float = 1.0,
 ) -> tuple[Word, ...]:
     """Times and confidences of words, each given with its tokens; `separator` is the token between words.
@@ -61,8 +63,18 @@ def align_words(
     """
     if not words:
         return ()
-    tokens: list[int] = []
-    spans: list[tuple[str, int, int]] = []
+    tokens, spans = join_words(words, separator)
+    return time_words(
+        log_probs, tokens, align(log_probs, tokens), spans, frame_seconds, temperature=temperature
+    )
+
+
+def join_words(
+    words: Sequence[tuple[str, Sequence[int]]], separator: int | None, first: Sequence[int] = ()
+) -> tuple[list[int], list[Span]]:
+    """The tokens `first` and those of `words`, with separators between; and where the words lie in them."""
+    tokens = list(first)
+    spans: list[Span] = []
     for text, spelling in words:
         if spans and separator is not None:
             tokens.append(separator)
@@ -70,22 +82,22 @@ def align_words(
             raise DecodingError(f"word {text!r} has no tokens to align")
         spans.append((text, len(tokens), len(tokens) + len(spelling)))
         tokens.extend(spelling)
-    return time_words(log_probs, tokens, align(log_probs, tokens), spans, frame_seconds, offset, temperature)
+    return tokens, spans
 
 
 def time_words(
     log_probs: np.ndarray,
     tokens: Sequence[int],
     alignment: Alignment,
-    spans: Sequence[tuple[str, int, int]],
+    spans: Sequence[Span],
     frame_seconds: float,
-    offset: float,
-    temperature: float,
+    offset: int = 0,
+    temperature: float = 1.0,
 ) -> tuple[Word, ...]:
-    """Words from aligned tokens: `spans` are a word's text, its first token and the one after its last.
+    """Words from aligned tokens; the first of `log_probs` is frame `offset` of the recording.
 
-    A word lasts from the begin of its first token to the end of its last, times are `offset` seconds
-    plus frames of `frame_seconds`; for confidences see asr.decoding.confidence.
+    A word lasts from the begin of its first token to the end of its last, in frames of
+    `frame_seconds`; for confidences see asr.decoding.confidence.
     """
     starts, ends = alignment.starts, alignment.ends
     confidences = word_confidences(
@@ -98,8 +110,8 @@ def time_words(
     return tuple(
         Word(
             text=text,
-            start=offset + float(starts[first]) * frame_seconds,
-            end=offset + float(ends[last - 1]) * frame_seconds,
+            start=(offset + int(starts[first])) * frame_seconds,
+            end=(offset + int(ends[last - 1])) * frame_seconds,
             confidence=float(confidence),
         )
         for (text, first, last), confidence in zip(spans, confidences, strict=True)

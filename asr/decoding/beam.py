@@ -14,7 +14,7 @@ from asr.decoding.candidates import log_add
 from asr.decoding.hotwords import WORD_END, Hotword, HotwordGraph, Pattern, build_hotwords
 from asr.decoding.lexicon import Lexicon, spell, spellable
 from asr.decoding.posteriors import check_posteriors
-from asr.decoding.prefixes import NO_WORD, Models, Settings, trace
+from asr.decoding.prefixes import NO_WORD, Models, Settings, prune, trace
 from asr.decoding.trie import build_trie
 from asr.errors import DecodingError, TextError
 from asr.lm.ngram import NgramArrays, NgramLM
@@ -125,7 +125,7 @@ class BeamDecoder:
         self._lexicon = spell(lm_words, tokenizer) if lexicon is None else lexicon
         self._word_ids, scores = self._score_lexicon(lm_words)
         self._trie = build_trie(self._lexicon, scores)
-        self._several_spellings = len(set(self._lexicon.words)) < len(self._lexicon)
+        self.several_spellings = len(set(self._lexicon.words)) < len(self._lexicon)
         self._graph = lru_cache(maxsize=8)(self._hotwords)
         self._homophones = int(np.diff(self._trie.nodes["first_entry"]).max(initial=1))
 
@@ -134,22 +134,16 @@ class BeamDecoder:
 
         Raises DecodingError on NaN, where V is not the vocabulary's size, and for hotwords that none can say.
         """
-        check_posteriors(log_probs, self.tokenizer)
+        search = self.search(options)
+        search.advance(log_probs)
+        return search.finish()
+
+    def search(self, options: BeamOptions = BeamOptions()) -> "BeamSearch":
+        """Begin a search whose posteriors come in pieces. Raises DecodingError for hotwords as `decode`."""
         models = Models(self._trie, self._word_ids, self._arrays, self._graph(options.hotwords))
-        settings = self._settings(options)
-        prefixes, count, beam = search.start(self._lm.begin_state if self._lm else 0)
-        frames = np.ascontiguousarray(log_probs, dtype=np.float32)
-        prefixes, count, beam = search.advance(frames, prefixes, count, beam, models, settings)
-        prefixes, ends, totals, scores = search.finish(prefixes, count, beam, models, settings)
-        count = len(ends) if self._several_spellings else options.n_best
-        merged: dict[tuple[str, ...], BeamHypothesis] = {}
-        for end, total, score in zip(ends[:count], totals[:count], scores[:count], strict=True):
-            words = self._words(*trace(prefixes, end))
-            key = tuple(word.text for word in words)
-            if key in merged:
-                words, total = merged[key].words, log_add(merged[key].ctc_score, total)
-            merged[key] = BeamHypothesis(words, float(total), float(score))
-        return sorted(merged.values(), key=lambda h: -h.score)[: options.n_best]
+        begin_state = self._lm.begin_state if self._lm else 0
+        n_best = options.n_best
+        return BeamSearch(self, models, self._settings(options), begin_state, n_best)
 
     def check_hotwords(self, options: BeamOptions) -> None:
         """Raise DecodingError if one of the hotwords cannot be said, before there is anything to decode."""
@@ -218,8 +212,8 @@ class BeamDecoder:
             homophones=self._homophones,
         )
 
-    def _words(self, tokens: np.ndarray, entries: np.ndarray) -> tuple[SpeltWord, ...]:
-        """Cut the tokens of whole words into words."""
+    def words(self, tokens: np.ndarray, entries: np.ndarray) -> tuple[SpeltWord, ...]:
+        """Cut tokens `int32[n]` into words where `entries` end them; one under way at the end is left out."""
         words = []
         begin = 0
         for end in np.flatnonzero(entries != NO_WORD).tolist():
@@ -274,6 +268,60 @@ class BeamDecoder:
         if not phrase:
             raise DecodingError(f"hotword {hotword.phrase!r} is empty")
         return phrase
+
+
+class BeamSearch:
+    """A search under way, begun by `BeamDecoder.search`."""
+
+    def __init__(
+        self, decoder: BeamDecoder, models: Models, settings: Settings, begin_state: int, n_best: int
+    ) -> None:
+        self._decoder, self._models, self._settings, self._n_best = decoder, models, settings, n_best
+        self._prefixes, self._count, self._beam = search.start(begin_state)
+        self._base = 0
+
+    def advance(self, log_probs: np.ndarray) -> None:
+        """Take in the next posteriors, `float[T, V]`. Raises DecodingError as `BeamDecoder.decode`."""
+        check_posteriors(log_probs, self._decoder.tokenizer)
+        frames = np.ascontiguousarray(log_probs, dtype=np.float32)
+        self._prefixes, self._count, self._beam = search.advance(
+            frames, self._prefixes, self._count, self._beam, self._models, self._settings
+        )
+
+    def best(self) -> tuple[tuple[SpeltWord, ...], list[int]]:
+        """The best text so far, since the last `keep`: whole words, and the tokens of one under way."""
+        nodes = self._best_nodes()
+        tokens, entries = self._prefixes["token"][nodes], self._prefixes["entry"][nodes]
+        ended = int(np.flatnonzero(entries != NO_WORD).max(initial=-1)) + 1
+        return self._decoder.words(tokens, entries), tokens[ended:].tolist()
+
+    def keep(self, words: int) -> None:
+        """Make the first words of `best` final: what has others is dropped, and they are forgotten."""
+        nodes = self._best_nodes()
+        ends = nodes[self._prefixes["entry"][nodes] != NO_WORD]
+        base = int(ends[words - 1]) if words else self._base
+        self._prefixes, self._count, self._beam = prune(self._prefixes, self._count, self._beam, base)
+        self._base = 1 if words else self._base
+
+    def finish(self) -> list[BeamHypothesis]:
+        """End the text: the best hypotheses since the last `keep`, the best first; scores are of all."""
+        prefixes, ends, totals, scores = search.finish(
+            self._prefixes, self._count, self._beam, self._models, self._settings
+        )
+        count = len(ends) if self._decoder.several_spellings else self._n_best
+        merged: dict[tuple[str, ...], BeamHypothesis] = {}
+        for end, total, score in zip(ends[:count], totals[:count], scores[:count], strict=True):
+            nodes = trace(prefixes, self._base, end)
+            words = self._decoder.words(prefixes["token"][nodes], prefixes["entry"][nodes])
+            key = tuple(word.text for word in words)
+            if key in merged:
+                words, total = merged[key].words, log_add(merged[key].ctc_score, total)
+            merged[key] = BeamHypothesis(words, float(total), float(score))
+        return sorted(merged.values(), key=lambda h: -h.score)[: self._n_best]
+
+    def _best_nodes(self) -> np.ndarray:
+        nodes: np.ndarray = trace(self._prefixes, self._base, self._beam[0]["prefix"])
+        return nodes
 
 
 def known_form(word: str, lexicon: Container[str]) -> str:

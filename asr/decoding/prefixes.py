@@ -142,13 +142,59 @@ def add_child(
 
 
 @compiled
-def trace(prefixes: np.ndarray, node: int) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens of a prefix `int32[n]`, and the entries that they end `int32[n]`."""
+def trace(prefixes: np.ndarray, base: int, node: int) -> np.ndarray:
+    """The prefixes from `base`, which is left out, to `node`, which goes on from it: `int32[n]`."""
     length, at = 0, node
-    while prefixes[at].parent >= 0:
+    while at != base:
         length, at = length + 1, prefixes[at].parent
-    tokens, entries = np.empty(length, dtype=np.int32), np.empty(length, dtype=np.int32)
+    nodes = np.empty(length, dtype=np.int32)
     for i in range(length - 1, -1, -1):
-        tokens[i], entries[i] = prefixes[node].token, prefixes[node].entry
+        nodes[i] = node
         node = prefixes[node].parent
-    return tokens, entries
+    return nodes
+
+
+@compiled
+def prune(
+    prefixes: np.ndarray, count: int, beam: np.ndarray, base: int
+) -> tuple[np.ndarray, int, np.ndarray]:
+    """Drop the hypotheses that do not go on from `base`, then the prefixes that no hypothesis goes through.
+
+    Returns prefixes, how many there are, and the beam. `base` comes to stand at 1, after its own parent,
+    which says that it is no beginning; if it has none, at 0.
+    """
+    needed = np.zeros(count, dtype=np.bool_)
+    needed[base] = True
+    stays = np.empty(len(beam), dtype=np.bool_)
+    for slot in range(len(beam)):
+        at = beam[slot].prefix
+        while at > base:  # parents come before their children
+            at = prefixes[at].parent
+        stays[slot] = at == base
+        at = beam[slot].prefix
+        while stays[slot] and not needed[at]:
+            needed[at] = True
+            at = prefixes[at].parent
+    kept = np.empty(max(1024, 2 * int(needed.sum())), dtype=prefixes.dtype)
+    places = np.full(count, -1, dtype=np.int32)
+    found = 0
+    if prefixes[base].parent >= 0:
+        kept[0] = prefixes[prefixes[base].parent]
+        kept[0].parent, kept[0].first_child, kept[0].slot = -1, -1, -1
+        found = 1
+    for node in range(base, count):
+        if not needed[node]:
+            continue
+        kept[found] = prefixes[node]
+        parent = found - 1 if node == base else places[prefixes[node].parent]
+        kept[found].parent, kept[found].first_child, kept[found].slot = parent, -1, -1
+        if parent >= 0:
+            kept[found].next_sibling = kept[parent].first_child
+            kept[parent].first_child = found
+        places[node] = found
+        found += 1
+    beam = beam[stays]
+    for slot in range(len(beam)):
+        beam[slot].prefix = places[beam[slot].prefix]
+        kept[beam[slot].prefix].slot = slot
+    return kept, found, beam

@@ -11,10 +11,10 @@ import numpy as np
 
 from asr.decoding.align import align_words
 from asr.decoding.beam import BeamDecoder, BeamOptions, SpeltWord, known_form
-from asr.decoding.greedy import greedy
 from asr.decoding.hotwords import Hotword
 from asr.decoding.hypothesis import Hypothesis, Word
 from asr.decoding.lexicon import Lexicon, read_lexicon, spellable
+from asr.decoding.stream import AlignedBeamSearch, GreedySearch, Search, Stream
 from asr.errors import BundleError, DecodingError, TextError
 from asr.lm.ngram import NgramLM
 from asr.model.bundle import LEXICON, LM, BundleConfig
@@ -68,17 +68,25 @@ class Decoder:
         return read_lexicon(self._lexicon_path, self.tokenizer) if self._lexicon_path else None
 
     @cached_property
-    def _beam_for_hotwords(self) -> BeamDecoder:
-        """Beam search for hotwords where all else is decoded greedily."""
+    def _any_beam(self) -> BeamDecoder:
+        """Beam search for what greedy decoding cannot do, hotwords and n-best lists."""
         return self.beam or BeamDecoder(self.tokenizer, None, self._lexicon)
 
+    def stream(self, hotwords: tuple[Hotword, ...] = (), n_best: int = 1) -> Stream:
+        """Begin to decode a recording, and listen for `hotwords` beside those of the options."""
+        search: Search
+        if self.beam is None and not hotwords and n_best == 1:
+            search = GreedySearch(self.tokenizer)
+        else:
+            options = replace(self.options, n_best=n_best, hotwords=(*self.options.hotwords, *hotwords))
+            search = AlignedBeamSearch(self._any_beam.search(options), self.tokenizer.separator)
+        return Stream(search, self.tokenizer, self.frame_seconds, self.temperature)
+
     def decode(self, log_probs: np.ndarray, hotwords: tuple[Hotword, ...] = ()) -> Hypothesis:
-        """Decode `float[T, V]`, and listen for `hotwords` beside those of the options."""
-        if self.beam is None and not hotwords:
-            return greedy(log_probs, self.tokenizer, self.frame_seconds, temperature=self.temperature)
-        options = replace(self.options, n_best=1, hotwords=(*self.options.hotwords, *hotwords))
-        best = self._beam_for_hotwords.decode(log_probs, options)[0]
-        return Hypothesis(best.text, self.time(log_probs, best.words), best.score)
+        """Decode the posteriors `float[T, V]` of a whole recording."""
+        stream = self.stream(hotwords)
+        stream.feed(log_probs)
+        return stream.finish()
 
     def time(self, log_probs: np.ndarray, words: Sequence[SpeltWord]) -> tuple[Word, ...]:
         """Times and confidences of words that were said, by forced alignment. Raises DecodingError."""

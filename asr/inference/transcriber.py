@@ -1,39 +1,36 @@
 """Recordings -> transcripts. Nothing here needs torch."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from itertools import repeat
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from asr import audio
+from asr.audio import SAMPLE_RATE, Channel
 from asr.decoding.hotwords import Hotword
-from asr.decoding.hypothesis import Word
+from asr.decoding.hypothesis import Hypothesis
 from asr.errors import AsrError, AudioError
 from asr.inference.decoder import Decoder, DecodingOptions
 from asr.inference.engine import Engine, usable_cores
+from asr.inference.pipeline import Pipeline, Source
+from asr.inference.transcript import Transcript, assemble
 from asr.model.bundle import BundleConfig, read_config
-
-GROUP_SECONDS = 600.0
-"""Audio that `transcribe_files` holds at a time, so that short files share batches."""
 
 Audio = str | Path | np.ndarray
 """A file, or float samples in [-1, 1]: `[samples]` or `[samples, channels]`."""
 
-
-@dataclass(frozen=True)
-class Transcript:
-    """What was said in a recording of `duration` seconds."""
-
-    text: str
-    words: tuple[Word, ...]
-    duration: float
+LEAST_SAMPLES = 400
+"""A window of the log-mel features; less gives no frame."""
 
 
 class Transcriber:
-    """A model that is ready to transcribe; made by `load_model`."""
+    """A model that is ready to transcribe, made by `load_model`; threads may share one.
+
+    In all that follows `sample_rate` is that of arrays in Hz; `channel` is "mix" for the average of the
+    channels, a number from 0 for one of them, or "split" to transcribe each by itself; `hotwords` are words
+    and phrases to listen for, of which each character adds `hotword_boost` to the score of a text (natural
+    log); `n_best` is how many hypotheses the transcript lists.
+    """
 
     def __init__(self, engine: Engine, decoder: Decoder, config: BundleConfig, threads: int = 1) -> None:
         self.config = config
@@ -44,99 +41,92 @@ class Transcriber:
     def transcribe(
         self,
         recording: Audio,
-        sample_rate: float = audio.SAMPLE_RATE,
+        sample_rate: float = SAMPLE_RATE,
+        *,
+        channel: Channel = "mix",
         hotwords: Sequence[str] = (),
         hotword_boost: float = 1.0,
+        n_best: int = 1,
     ) -> Transcript:
-        """Transcribe a file, or samples at `sample_rate` Hz.
-
-        `hotwords` are words and phrases to listen for, of which each character adds `hotword_boost` to the
-        score of a text (natural log). Raises AudioError, DecodingError.
-        """
-        return self.transcribe_batch([recording], sample_rate, hotwords, hotword_boost)[0]
+        """Transcribe a file or samples, of any length. Raises AudioError, DecodingError."""
+        options = {"channel": channel, "hotwords": hotwords, "hotword_boost": hotword_boost, "n_best": n_best}
+        return self.transcribe_batch([recording], sample_rate, **options)[0]  # type: ignore[arg-type]
 
     def transcribe_batch(
         self,
         recordings: Sequence[Audio],
-        sample_rate: float = audio.SAMPLE_RATE,
+        sample_rate: float = SAMPLE_RATE,
+        *,
+        channel: Channel = "mix",
         hotwords: Sequence[str] = (),
         hotword_boost: float = 1.0,
+        n_best: int = 1,
     ) -> list[Transcript]:
-        """Transcribe several at once, which is faster than one by one where they are short."""
-        waveforms = [_waveform(recording, sample_rate) for recording in recordings]
-        phrases = tuple(Hotword(phrase, hotword_boost) for phrase in hotwords)
-        transcripts = list(self._decode_all(waveforms, phrases))
-        for transcript in transcripts:
+        """Transcribe several, which is faster than one by one where they are short.
+
+        Raises the error of the first that fails.
+        """
+        sources = (_source(recording, sample_rate, channel) for recording in recordings)
+        transcripts = []
+        for transcript in self._run(sources, hotwords, hotword_boost, n_best):
             if isinstance(transcript, AsrError):
                 raise transcript
-        return [transcript for transcript in transcripts if isinstance(transcript, Transcript)]
+            transcripts.append(transcript)
+        return transcripts
 
-    def posteriors(self, recording: Audio, sample_rate: float = audio.SAMPLE_RATE) -> np.ndarray:
-        """Log-probabilities `float32[T', V]`, one frame every 40 ms; token 0 is the CTC blank."""
-        return self._engine.posteriors([_waveform(recording, sample_rate)])[0]
-
-    def align(self, recording: Audio, text: str, sample_rate: float = audio.SAMPLE_RATE) -> Transcript:
-        """Find when the words of a known text are said. Raises AudioError, DecodingError, TextError."""
-        waveform = _waveform(recording, sample_rate)
-        spelt = self.decoder.spell(text)
-        words = self.decoder.time(self._engine.posteriors([waveform])[0], spelt)
-        return _transcript(" ".join(word.text for word in words), words, waveform)
-
-    def transcribe_files(self, paths: Iterable[Path]) -> Iterator[tuple[Path, Transcript | AsrError]]:
-        """Transcribe many files in their order; a file that cannot be read yields its error instead.
-
-        Holds GROUP_SECONDS of audio at a time, or one recording where it is longer.
-        """
-        group: list[tuple[Path, np.ndarray | AsrError]] = []
-        samples = 0
-        for path in paths:
-            try:
-                waveform = audio.read(path)
-            except AsrError as error:
-                group.append((path, error))
-                continue
-            if samples and samples + len(waveform) > GROUP_SECONDS * audio.SAMPLE_RATE:
-                yield from self._transcribe_group(group)
-                group, samples = [], 0
-            group.append((path, waveform))
-            samples += len(waveform)
-        yield from self._transcribe_group(group)
-
-    def _transcribe_group(
-        self, group: Sequence[tuple[Path, np.ndarray | AsrError]]
+    def transcribe_files(
+        self,
+        paths: Iterable[Path],
+        *,
+        channel: Channel = "mix",
+        hotwords: Sequence[str] = (),
+        hotword_boost: float = 1.0,
+        n_best: int = 1,
+        on_audio: Callable[[float], None] | None = None,
     ) -> Iterator[tuple[Path, Transcript | AsrError]]:
-        decoded = self._decode_all([w for _, w in group if isinstance(w, np.ndarray)])
-        for path, waveform in group:
-            result = waveform if isinstance(waveform, AsrError) else next(decoded)
-            if isinstance(result, AsrError) and result is not waveform:
-                result = type(result)(f"{path}: {result}")
-            yield path, result
+        """Transcribe many files in their order; a file that cannot be transcribed yields its error instead.
 
-    def _decode_all(
-        self, waveforms: Sequence[np.ndarray], hotwords: tuple[Hotword, ...] = ()
+        Paths are taken as they are needed. `on_audio` is called, from any thread, with seconds of audio done.
+        """
+        taken: list[Path] = []
+
+        def sources() -> Iterator[Source]:
+            for path in paths:
+                taken.append(path)
+                yield _source(path, SAMPLE_RATE, channel)
+
+        results = self._run(sources(), hotwords, hotword_boost, n_best, on_audio)
+        for result in results:
+            yield taken.pop(0), result
+
+    def posteriors(
+        self, recording: Audio, sample_rate: float = SAMPLE_RATE, channel: Channel = "mix"
+    ) -> np.ndarray:
+        """Log-probabilities `float32[T', V]`, one frame every 40 ms; token 0 is the CTC blank."""
+        return self._engine.posteriors(_waveform(recording, sample_rate, channel), self._threads)
+
+    def align(
+        self, recording: Audio, text: str, sample_rate: float = SAMPLE_RATE, channel: Channel = "mix"
+    ) -> Transcript:
+        """Find when the words of a known text are said. Raises AudioError, DecodingError, TextError."""
+        waveform = _waveform(recording, sample_rate, channel)
+        spelt = self.decoder.spell(text)
+        words = self.decoder.time(self._engine.posteriors(waveform, self._threads), spelt)
+        return assemble([Hypothesis(words, 0.0)], len(waveform) / SAMPLE_RATE, split=False)
+
+    def _run(
+        self,
+        sources: Iterable[Source],
+        hotwords: Sequence[str],
+        boost: float,
+        n_best: int,
+        on_audio: Callable[[float], None] | None = None,
     ) -> Iterator[Transcript | AsrError]:
-        """Transcripts in order; one that fails is an error in its place."""
-        posteriors = self._engine.posteriors(waveforms)
-        if self._threads == 1 or len(waveforms) == 1:
-            yield from map(self._decode, waveforms, posteriors, repeat(hotwords))
-            return
-        with ThreadPoolExecutor(self._threads) as pool:
-            yield from pool.map(self._decode, waveforms, posteriors, repeat(hotwords))
-
-    def _decode(
-        self, waveform: np.ndarray, log_probs: np.ndarray, hotwords: tuple[Hotword, ...]
-    ) -> Transcript | AsrError:
-        try:
-            hypothesis = self.decoder.decode(log_probs, hotwords)
-        except AsrError as error:
-            return error
-        return _transcript(hypothesis.text, hypothesis.words, waveform)
-
-
-def _transcript(text: str, words: Sequence[Word], waveform: np.ndarray) -> Transcript:
-    duration = len(waveform) / audio.SAMPLE_RATE
-    # The last frame may reach a few milliseconds beyond the recording.
-    return Transcript(text, tuple(replace(word, end=min(word.end, duration)) for word in words), duration)
+        phrases = tuple(Hotword(phrase, boost) for phrase in hotwords)
+        pipeline = Pipeline(
+            self._engine, lambda: self.decoder.stream(phrases, n_best), self._threads, on_audio
+        )
+        return pipeline.run(sources)
 
 
 def load_model(
@@ -149,7 +139,7 @@ def load_model(
     """
     folder = Path(bundle)
     config = read_config(folder)
-    engine = Engine(folder, config, threads)
+    engine = Engine(folder, config)
     decoder = Decoder(folder, config, engine.frame_seconds, decoding or DecodingOptions())
     return Transcriber(engine, decoder, config, threads or usable_cores())
 
@@ -159,15 +149,37 @@ def transcribe(recording: Audio, model: str | Path, sample_rate: float = audio.S
     return load_model(model).transcribe(recording, sample_rate)
 
 
-def _waveform(recording: Audio, sample_rate: float) -> np.ndarray:
-    """`float32[samples]` at 16 kHz."""
-    if not isinstance(recording, np.ndarray):
-        return audio.read(Path(recording))
-    if not np.issubdtype(recording.dtype, np.floating):
-        raise AudioError(f"audio: samples are {recording.dtype}; give floats in [-1, 1]")
-    if recording.ndim not in (1, 2):
+def _source(recording: Audio, sample_rate: float, channel: Channel) -> Source:
+    split = channel == "split"
+    if isinstance(recording, np.ndarray):
+        return Source(_blocks(recording, sample_rate, channel), "audio", split)
+    return Source(_long_enough(Path(recording), channel), str(recording), split)
+
+
+def _long_enough(path: Path, channel: Channel) -> Iterator[np.ndarray]:
+    """The blocks of a file. One that is shorter than a frame was cut by mistake; an array may well be."""
+    samples = 0
+    for block in audio.stream(path, channel):
+        samples += len(block)
+        yield block
+    if samples < LEAST_SAMPLES:
         raise AudioError(
-            f"audio: samples have shape {recording.shape}; give [samples] or [samples, channels]"
+            f"{path}: too short to transcribe ({samples / SAMPLE_RATE:.3f} s; it takes "
+            f"{LEAST_SAMPLES / SAMPLE_RATE:.3f} s)"
         )
-    mono = recording if recording.ndim == 1 else recording.mean(axis=1)
-    return audio.resample(mono, sample_rate)
+
+
+def _blocks(samples: np.ndarray, sample_rate: float, channel: Channel) -> Iterator[np.ndarray]:
+    """An array as one block `float32[n, C]` at 16 kHz. Raises AudioError."""
+    if not np.issubdtype(samples.dtype, np.floating):
+        raise AudioError(f"audio: samples are {samples.dtype}; give floats in [-1, 1]")
+    if samples.ndim not in (1, 2):
+        raise AudioError(f"audio: samples have shape {samples.shape}; give [samples] or [samples, channels]")
+    table = samples[:, None] if samples.ndim == 1 else samples
+    yield np.stack([audio.resample(c, sample_rate) for c in audio.pick(table, channel).T], axis=1)
+
+
+def _waveform(recording: Audio, sample_rate: float, channel: Channel) -> np.ndarray:
+    """All samples `float32[samples]` of one channel at 16 kHz."""
+    blocks = list(_source(recording, sample_rate, channel).blocks)
+    return np.concatenate([block[:, 0] for block in blocks])

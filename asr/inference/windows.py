@@ -1,8 +1,9 @@
 """Cutting recordings into windows that a model can take, and windows into batches. Whole numbers only."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+
+import numpy as np
 
 
 @dataclass(frozen=True)
@@ -23,32 +24,41 @@ class FrameGrid:
 
 @dataclass(frozen=True)
 class Window:
-    """Samples `start:end` of a recording, and which of its output frames, `keep_from:keep_to`, are kept."""
+    """Samples `float32[n]` of a recording; of their output frames `keep_from:keep_to` are kept."""
 
-    start: int
-    end: int
+    samples: np.ndarray
     keep_from: int
     keep_to: int
 
 
-def cut(samples: int, grid: FrameGrid, longest: int, context: int) -> list[Window]:
-    """Windows of at most `longest` frames whose kept frames, end to end, are those of the whole recording.
+class Cutter:
+    """Cuts a recording that comes in blocks into windows of at most `longest` frames.
 
-    Each keeps about as many frames as the others; `context` frames to either side of them are computed
-    and thrown away, except at the recording's own ends. A recording that fits in one window is not cut.
+    Their kept frames, end to end, are those of the whole recording; `context` frames to either side of them
+    are computed and thrown away, except at its own ends. A recording that fits in one window is not cut.
     """
-    frames = grid.frames(samples)
-    if frames == 0:
-        return []
-    count = 1 if frames <= longest else -(-frames // (longest - 2 * context))
-    edges = [i * frames // count for i in range(count + 1)]
-    windows = []
-    for first, last in pairwise(edges):
-        start, end = max(0, first - context), last + context
+
+    def __init__(self, grid: FrameGrid, longest: int, context: int) -> None:
+        self._grid, self._longest, self._context = grid, longest, context
+        self._samples = np.zeros(0, dtype=np.float32)
+        self._keep_from = 0
+
+    def push(self, block: np.ndarray) -> Iterator[Window]:
+        """Take in the next samples `float32[n]`; yields the windows that are full."""
+        self._samples = np.concatenate([self._samples, block])
         # Windows start on the grid, so that their frames see the same samples as in a single pass.
-        stop = samples if end >= frames else end * grid.stride
-        windows.append(Window(start * grid.stride, stop, first - start, last - start))
-    return windows
+        step = self._longest - 2 * self._context
+        while self._grid.frames(len(self._samples)) > self._longest:
+            full = self._samples[: self._longest * self._grid.stride]
+            yield Window(full, self._keep_from, self._longest - self._context)
+            self._samples = self._samples[step * self._grid.stride :]
+            self._keep_from = self._context
+
+    def end(self) -> Iterator[Window]:
+        """Yields the last window, unless there is no frame at all."""
+        if frames := self._grid.frames(len(self._samples)):
+            yield Window(self._samples, self._keep_from, frames)
+        self._samples = self._samples[:0]
 
 
 def batches(lengths: Sequence[int], budget: int) -> list[list[int]]:

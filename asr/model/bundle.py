@@ -2,6 +2,10 @@
 
 import hashlib
 import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -21,12 +25,15 @@ LM = "lm.bin"
 LEXICON = "lexicon.txt"
 CARD = "README.md"
 
+STORED_AS = ("float32", "float16", "int8")
+"""Types in which model.onnx may hold its weight matrices; it computes in float32 with each."""
+
 
 @dataclass(frozen=True)
 class BundleConfig:
     """config.json. `architecture` and `log_mel` hold the settings of AcousticModel and LogMel, `characters`
-    the Tokenizer's units, `decoding` what `asr tune` found; `wer` what was measured, on what; `sha256` the
-    checksums of the model files."""
+    the Tokenizer's units, `decoding` what `asr tune` found; `wer` what was measured, on what; `weights` one
+    of STORED_AS; `sha256` the checksums of the model files."""
 
     architecture: dict[str, Any]
     log_mel: dict[str, Any]
@@ -35,6 +42,7 @@ class BundleConfig:
     licence: str
     wer: dict[str, Any] = field(default_factory=dict)
     decoding: dict[str, Any] = field(default_factory=dict)
+    weights: str = STORED_AS[0]
     sha256: dict[str, str] = field(default_factory=dict)
     schema: int = SCHEMA
 
@@ -78,6 +86,8 @@ def _parse(row: Any) -> BundleConfig:
     config = BundleConfig(**row)
     if isinstance(config.characters, list):  # JSON has no tuples
         config = replace(config, characters=tuple(map(str, config.characters)))
+    if config.weights not in STORED_AS:
+        raise ValueError(f"has weights of type {config.weights!r}, which is not known; upgrade asr")
     _check_log_mel(config.log_mel)
     Tokenizer(config.characters)
     return config
@@ -87,6 +97,7 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
     "characters": (str, list),
     "training_data": str,
     "licence": str,
+    "weights": str,
     "schema": int,
 }
 
@@ -130,3 +141,38 @@ def write_config(folder: Path, config: BundleConfig) -> BundleConfig:
         json.dump({"schema": row.pop("schema"), **row}, file, indent=1, ensure_ascii=False)
         file.write("\n")
     return sealed
+
+
+@contextmanager
+def new_bundle(folder: Path) -> Iterator[Path]:
+    """A temporary folder beside `folder`, which takes its name if the block ends without an error.
+
+    An earlier bundle is replaced as a whole; raises BundleError where anything else has the name.
+    """
+    folder = folder.resolve()
+    _check_replaceable(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        work = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name[:60]}."))
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(folder)) from None  # not the temporary folder's name
+    try:
+        yield work
+        work.chmod(0o755)
+        if _check_replaceable(folder):
+            shutil.rmtree(folder)
+        work.rename(folder)
+    except BaseException:
+        shutil.rmtree(work, ignore_errors=True)
+        raise
+
+
+def _check_replaceable(folder: Path) -> bool:
+    """Whether a bundle is there. Raises BundleError where something else is, which must not be deleted."""
+    if not folder.exists():
+        return False
+    try:
+        read_config(folder)
+    except BundleError:
+        raise BundleError(f"{folder}: is there and is no model bundle; name another folder") from None
+    return True

@@ -1,7 +1,5 @@
 """From a trained model to a bundle, and back."""
 
-import shutil
-import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -35,9 +33,7 @@ def save_bundle(
     Raises BundleError where ONNX Runtime's log-probabilities differ from torch's by more than TOLERANCE.
     """
     model = model.cpu().eval()
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    try:
+    with bundle.new_bundle(folder) as work:
         graph = build_graph(model, LogMel(log_mel)).SerializeToString()
         worst = check_parity(model, log_mel, graph)
         if not worst <= TOLERANCE:
@@ -57,14 +53,6 @@ def save_bundle(
         )
         (work / bundle.CARD).write_text(model_card(config, model), encoding="utf-8")
         bundle.write_config(work, config)
-        work.chmod(0o755)
-        if folder.exists():
-            bundle.read_config(folder)  # never delete a folder that is no bundle
-            shutil.rmtree(folder)
-        work.rename(folder)
-    except BaseException:
-        shutil.rmtree(work, ignore_errors=True)
-        raise
     return folder
 
 

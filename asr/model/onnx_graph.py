@@ -83,24 +83,31 @@ def _front_end(graph: _Graph, log_mel: LogMel) -> tuple[str, str]:
     lengths = graph.add("Sub", "lengths", graph.constant(c.window))
     frames = graph.add("Add", graph.add("Div", lengths, graph.constant(c.hop)), graph.constant(1))
     waveforms = graph.add("Unsqueeze", "waveforms", graph.constant([1]))
-    spectrum = graph.add("Conv", waveforms, graph.constant(fourier_kernel(log_mel)), strides=[c.hop])
+    spectrum = graph.add("Conv", waveforms, _fourier_kernel(graph, log_mel), strides=[c.hop])
     squared = graph.add("Mul", spectrum, spectrum)  # [B, 2 * bins, T]
     # Real and imaginary parts meet the same filters, so their squares are summed by the same product.
-    filters = log_mel.filters.detach().cpu().numpy()
+    filters = graph.constant(log_mel.filters)
     squared = graph.add("Transpose", squared, perm=[0, 2, 1])
-    bands = graph.add("MatMul", squared, graph.constant(np.tile(filters, (2, 1))))
+    bands = graph.add("MatMul", squared, graph.add("Concat", filters, filters, axis=0))
     return graph.add("Log", graph.add("Add", bands, graph.constant(np.float32(c.floor)))), frames
 
 
-def fourier_kernel(log_mel: LogMel) -> np.ndarray:
-    """`float32[2 * bins, 1, window]`: removal of the mean, Hann window and DFT as one linear map."""
+def _fourier_kernel(graph: _Graph, log_mel: LogMel) -> str:
+    """`[2 * bins, 1, window]`: removal of the mean, Hann window and DFT as one linear map.
+
+    Nodes on constants, which ONNX Runtime works out once, when it loads the graph: the kernel itself would
+    take more room than the weights of a small model.
+    """
     c = log_mel.config
-    sample = np.arange(c.window)
-    angle = 2 * np.pi * np.arange(c.n_fft // 2 + 1)[:, None] * sample / c.n_fft
-    basis = np.concatenate([np.cos(angle), -np.sin(angle)]) * log_mel.window.double().cpu().numpy()
-    centred = basis - basis.mean(axis=1, keepdims=True)
-    kernel: np.ndarray = centred[:, None].astype(np.float32)
-    return kernel
+    angles = 2 * np.pi * np.arange(c.n_fft) / c.n_fft
+    waves = graph.constant(np.stack([np.cos(angles), -np.sin(angles)]))
+    bins, samples = np.arange(c.n_fft // 2 + 1)[:, None], np.arange(c.window)
+    phases = graph.add("Mul", graph.constant(bins), graph.constant(samples))
+    phases = graph.add("Mod", phases, graph.constant(c.n_fft))
+    basis = graph.add("Gather", waves, phases, axis=1)  # [2, bins, window]
+    basis = graph.add("Mul", basis, graph.constant(log_mel.window))
+    centred = graph.add("Sub", basis, graph.add("ReduceMean", basis, axes=[-1]))
+    return graph.add("Reshape", centred, graph.constant([-1, 1, c.window]))
 
 
 def _subsampling(graph: _Graph, model: AcousticModel, x: str, frames: str) -> tuple[str, str]:

@@ -9,7 +9,6 @@ from torchaudio.functional import melscale_fbanks
 from torchaudio.transforms import MelSpectrogram
 
 from asr.features.logmel import LogMel, LogMelConfig
-from asr.model.onnx_graph import fourier_kernel
 
 
 def speechlike(samples: int, seed: int = 0) -> np.ndarray:
@@ -99,13 +98,3 @@ def test_twice_as_loud_is_log_four_more() -> None:
 
 def test_silence_is_the_logarithm_of_the_floor() -> None:
     np.testing.assert_allclose(extract(np.zeros(800, np.float32)), np.log(1e-5), atol=1e-4)
-
-
-def test_the_convolution_of_the_onnx_graph_is_the_same_transform() -> None:
-    samples = torch.from_numpy(speechlike(2_000))
-    spectrum = torch.nn.functional.conv1d(
-        samples[None, None], torch.from_numpy(fourier_kernel(LogMel())), stride=160
-    )
-    power = spectrum.square().unflatten(1, (2, -1)).sum(1).transpose(1, 2)
-    features = torch.log(power @ LogMel().filters + 1e-5)
-    np.testing.assert_allclose(features[0].numpy(), extract(samples.numpy()), atol=1e-3)

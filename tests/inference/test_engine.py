@@ -16,7 +16,7 @@ from tests.standin import graph, speak, write_bundle
 
 def make_engine(folder: Path, reach: int = 0) -> Engine:
     write_bundle(folder, reach=reach)
-    return Engine(folder, read_config(folder), threads=1)
+    return Engine(folder, read_config(folder))
 
 
 def single_pass(folder: Path, waveform: np.ndarray) -> np.ndarray:
@@ -45,30 +45,33 @@ class Recorder:
 def test_batch_of_many_equals_each_alone(tmp_path: Path) -> None:
     engine = make_engine(tmp_path, reach=3)
     waveforms = [noise(n, n) for n in (16_000, 400, 31_999, 399, 0, 1_040, 48_000)]
-    results = engine.posteriors(waveforms)
-    assert [len(result) for result in results] == [25, 1, 50, 0, 0, 2, 75]
-    for waveform, result in zip(waveforms, results, strict=True):
+    cutters = [engine.cutter() for _ in waveforms]
+    assert not any([*cutter.push(w)] for cutter, w in zip(cutters, waveforms, strict=True))
+    windows = [window for cutter in cutters for window in cutter.end()]
+    results = engine.run(windows)
+    assert [len(result) for result in results] == [25, 1, 50, 2, 75]
+    for window, result in zip(windows, results, strict=True):
         assert result.dtype == np.float32 and result.shape[1] == 29
-        if len(waveform) >= 400:
-            np.testing.assert_allclose(result, single_pass(tmp_path, waveform), atol=1e-3)
+        np.testing.assert_allclose(result, single_pass(tmp_path, window.samples), atol=1e-3)
 
 
-def test_nothing_gives_nothing(tmp_path: Path) -> None:
-    assert make_engine(tmp_path).posteriors([]) == []
+@pytest.mark.parametrize("samples", [0, 399])
+def test_nothing_gives_nothing(tmp_path: Path, samples: int) -> None:
+    assert make_engine(tmp_path).posteriors(noise(samples)).shape == (0, 29)
 
 
 @pytest.mark.parametrize("samples", [30 * 16_000 + 400, 30 * 16_000 + 401, 77 * 16_000 + 123, 100 * 16_000])
 def test_windows_equal_a_single_pass(tmp_path: Path, samples: int) -> None:
     # The stand-in sees 75 frames to either side, just what a window's context covers.
     waveform = noise(samples)
-    result = make_engine(tmp_path, reach=75).posteriors([waveform])[0]
+    result = make_engine(tmp_path, reach=75).posteriors(waveform, threads=2)
     np.testing.assert_allclose(result, single_pass(tmp_path, waveform), rtol=1e-4, atol=0.02)
 
 
 def test_context_beyond_the_windows_is_cut(tmp_path: Path) -> None:
     # A model that sees 200 frames to either side cannot come out the same: windows are really in use.
     waveform = noise(100 * 16_000)
-    result = make_engine(tmp_path, reach=200).posteriors([waveform])[0]
+    result = make_engine(tmp_path, reach=200).posteriors(waveform, threads=2)
     difference = np.abs(result - single_pass(tmp_path, waveform)).max(axis=1)
     assert difference.max() > 100
 
@@ -78,13 +81,10 @@ def test_batches_stay_within_the_memory_budget(tmp_path: Path, monkeypatch: pyte
     recorder = Recorder(engine._session)
     engine._session = recorder
     monkeypatch.setattr(engine_module, "BATCH_SECONDS", 60.0)
-    waveforms = [noise(200 * 16_000), *[noise(16_000, i) for i in range(70)]]
-    results = engine.posteriors(waveforms)
-    assert [len(result) for result in results] == [5_000, *[25] * 70]
+    assert len(engine.posteriors(noise(200 * 16_000))) == 5_000
     assert all(batch * samples <= 60 * 16_000 for batch, samples in recorder.shapes)
     assert max(samples for _, samples in recorder.shapes) <= 30 * 16_000
-    # Nine windows of about 27 s in pairs, and the short ones 60 at a time: not one by one.
-    assert len(recorder.shapes) <= 8
+    assert len(recorder.shapes) <= 5  # nine windows in pairs, not one by one
 
 
 def test_graph_that_counts_frames_otherwise(tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_graph_that_counts_frames_otherwise(tmp_path: Path) -> None:
     config = read_config(tmp_path)
     config = write_config(tmp_path, dataclasses.replace(config, log_mel={**config.log_mel, "hop": 80}))
     with pytest.raises(BundleError) as error:
-        Engine(tmp_path, config).posteriors([speak("A")])
+        Engine(tmp_path, config).posteriors(speak("A"))
     assert str(error.value) == (
         f"{tmp_path}/model.onnx: its outputs do not fit config.json; export the bundle again"
     )
@@ -102,7 +102,7 @@ def test_vocabulary_of_another_size(tmp_path: Path) -> None:
     write_bundle(tmp_path)
     config = write_config(tmp_path, dataclasses.replace(read_config(tmp_path), characters=" ABC"))
     with pytest.raises(BundleError, match=r"its outputs do not fit config\.json"):
-        Engine(tmp_path, config).posteriors([speak("A")])
+        Engine(tmp_path, config).posteriors(speak("A"))
 
 
 def test_file_that_is_no_graph(tmp_path: Path) -> None:

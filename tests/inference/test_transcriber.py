@@ -1,6 +1,7 @@
-import json
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,10 @@ import soundfile
 import asr
 from asr.decoding.hypothesis import Word
 from asr.errors import AsrError, AudioError, BundleError
-from asr.inference import transcriber as transcriber_module
+from asr.inference import pipeline as pipeline_module
 from asr.inference.transcriber import Transcriber, load_model
-from asr.inference.writers import json_line, text_line
-from tests.standin import speak, write_bundle
+from asr.inference.transcript import Transcript
+from tests.standin import FRAME, speak, write_bundle
 
 TEXT = "IT'S A TEST"
 
@@ -114,7 +115,7 @@ def test_one_bad_file_does_not_stop_the_others(
     paths[2:2] = [tmp_path / "none.wav", tmp_path / "broken.wav"]
     expected = ["ONE", "TWO", None, None, "THREE", "FOUR", "FIVE"]
     for group_seconds in (600.0, 0.8, 0.0):
-        monkeypatch.setattr(transcriber_module, "GROUP_SECONDS", group_seconds)
+        monkeypatch.setattr(pipeline_module, "GROUP_SECONDS", group_seconds)
         results = list(model.transcribe_files(iter(paths)))
         assert [path for path, _ in results] == paths
         assert [None if isinstance(r, AsrError) else r.text for _, r in results] == expected
@@ -123,55 +124,105 @@ def test_one_bad_file_does_not_stop_the_others(
     assert list(model.transcribe_files([])) == []
 
 
-def test_group_is_done_before_the_next_is_read(
-    model: Transcriber, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_group_is_read_ahead(model: Transcriber, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     paths = [write(tmp_path / f"{i}.wav", "LONG ENOUGH") for i in range(20)]
-    monkeypatch.setattr(transcriber_module, "GROUP_SECONDS", 3.0)  # two files
+    monkeypatch.setattr(pipeline_module, "GROUP_SECONDS", 3.0)  # three files
     unread = iter(paths)
     next(model.transcribe_files(unread))
-    assert len(list(unread)) >= 17
+    assert len(list(unread)) == 20 - 2 * 3
+
+
+def test_threads_and_groups_change_nothing(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    random = np.random.default_rng(0)
+    texts = [" ".join(random.choice(["A", "BE", "SEE"], size)) for size in (1, 900, 3, 0, 20, 450, 2, 2)]
+    recordings = [speak(text) for text in texts]
+    expected = load_model(bundle, threads=1).transcribe_batch(recordings)
+    assert [transcript.text for transcript in expected] == texts
+    for threads, group_seconds in ((1, 7.0), (3, 20.0), (8, 600.0)):
+        monkeypatch.setattr(pipeline_module, "GROUP_SECONDS", group_seconds)
+        assert load_model(bundle, threads).transcribe_batch(recordings) == expected
+
+
+def test_eight_threads_share_a_model(model: Transcriber) -> None:
+    texts = [f"{a} AND {b}" for a in ("ONE", "TWO") for b in ("CAT", "DOG", "BIRD", "FISH")]
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(3):
+            results = pool.map(lambda text: model.transcribe(speak(text), hotwords=[text[:3]]).text, texts)
+            assert list(results) == texts
+
+
+def test_an_interrupted_run_leaves_nothing_behind(model: Transcriber, tmp_path: Path) -> None:
+    paths = [write(tmp_path / f"{i}.wav", "WORDS") for i in range(3)]
+    before = threading.active_count()
+    results = model.transcribe_files(paths)
+    next(results)
+    results.close()
+    assert threading.active_count() == before
+
+
+def test_damage_at_the_end_of_a_long_file_spoils_only_that(
+    model: Transcriber, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline_module, "GROUP_SECONDS", 20.0)
+    paths = [write(tmp_path / f"{i}.flac", "WORDS " * 150) for i in range(3)]
+    paths[1].write_bytes(paths[1].read_bytes()[:-100])
+    first, second, third = (result for _, result in model.transcribe_files(paths))
+    assert isinstance(second, AudioError) and "cut off or damaged" in str(second)
+    assert isinstance(first, Transcript) and first == third and first.text == " ".join(["WORDS"] * 150)
+
+
+def test_channels_by_themselves(model: Transcriber) -> None:
+    both = np.stack([speak("LEFT" + 20 * " "), speak(10 * " " + "RIGHT" + 9 * " ")], axis=1)
+    assert model.transcribe(both, channel=0).text == "LEFT"
+    assert model.transcribe(both, channel=1).text == "RIGHT"
+    split = model.transcribe(both, channel="split")
+    assert [(segment.channel, segment.text) for segment in split.segments] == [(0, "LEFT"), (1, "RIGHT")]
+    with pytest.raises(AudioError, match="channel"):
+        model.transcribe(both, channel=2)
+
+
+def test_n_best(model: Transcriber) -> None:
+    assert model.transcribe(speak("A")).n_best == ()
+    between = np.repeat(np.array([3.5, 0], dtype=np.float32) / 32, FRAME)  # as likely A as B
+    n_best = model.transcribe(between, n_best=3).n_best
+    assert {entry.text for entry in n_best} == {"A", "B"}
+    assert [entry.score for entry in n_best] == pytest.approx([np.log(0.5)] * 2, abs=1e-3)
+
+
+def test_audio_that_is_done_is_counted(model: Transcriber, tmp_path: Path) -> None:
+    paths = [write(tmp_path / f"{i}.wav", "WORDS " * i) for i in (1, 2, 200)]
+    seconds: list[float] = []
+    results = list(model.transcribe_files(paths, on_audio=seconds.append))
+    assert sum(seconds) == pytest.approx(
+        sum(r.duration for _, r in results if isinstance(r, Transcript)), abs=0.1
+    )
+
+
+@pytest.mark.parametrize("samples", [1, 399])
+def test_a_file_shorter_than_a_frame(model: Transcriber, tmp_path: Path, samples: int) -> None:
+    path = tmp_path / "short.wav"
+    soundfile.write(path, np.zeros(samples), 16_000)
+    [(_, error)] = model.transcribe_files([path])
+    seconds = samples / 16_000
+    assert str(error) == f"{path}: too short to transcribe ({seconds:.3f} s; it takes 0.025 s)"
 
 
 def test_posteriors_that_are_nan_name_the_file(
     model: Transcriber, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write(tmp_path / "a.wav", "A")
-    monkeypatch.setattr(model._engine, "posteriors", lambda waveforms: [np.full((3, 29), np.nan)])
+    monkeypatch.setattr(model._engine, "run", lambda windows: [np.full((3, 29), np.nan) for _ in windows])
     [(_, error)] = model.transcribe_files([path])
     expected = f"{path}: posteriors hold NaN (first in frame 0); the model is damaged or diverged"
     assert str(error) == expected
 
 
-def test_writers(model: Transcriber) -> None:
-    transcript = model.transcribe(speak("A BE"))
-    path = Path("dir/é.wav")
-    assert text_line(path, transcript, named=False) == "A BE"
-    assert text_line(path, transcript, named=True) == "dir/é.wav: A BE"
-    line = json_line(path, transcript)
-    assert "\n" not in line and "é" in line
-    assert json.loads(line) == {
-        "file": "dir/é.wav",
-        "duration": 0.48,
-        "text": "A BE",
-        "words": [
-            {"text": "A", "start": 0.0, "end": 0.08, "confidence": pytest.approx(1, abs=1e-3)},
-            {"text": "BE", "start": 0.24, "end": 0.44, "confidence": pytest.approx(1, abs=1e-3)},
-        ],
-    }
-
-
-def test_a_name_that_is_not_utf8_can_be_printed(model: Transcriber) -> None:
-    path = Path(b"caf\xe9.wav".decode("utf-8", "surrogateescape"))
-    transcript = model.transcribe(speak("A"))
-    assert text_line(path, transcript, named=True).encode() == "caf\N{REPLACEMENT CHARACTER}.wav: A".encode()
-    assert json.loads(json_line(path, transcript).encode())["file"].startswith("caf")
-
-
 def test_public_interface(bundle: Path) -> None:
     assert asr.transcribe(speak(TEXT), model=bundle) == asr.load_model(str(bundle)).transcribe(speak(TEXT))
-    assert asr.Word is Word and asr.Transcript is transcriber_module.Transcript
-    assert dir(asr) == ["Transcript", "Word", "load_model", "transcribe"]
+    assert asr.Word is Word and asr.Transcript is Transcript
+    assert dir(asr) == sorted(asr.__all__) and all(getattr(asr, name) for name in asr.__all__)
     with pytest.raises(AttributeError, match="module 'asr' has no attribute 'Model'"):
         asr.Model  # noqa: B018
     with pytest.raises(BundleError, match="no such folder"):

@@ -1,7 +1,8 @@
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asr.inference.windows import FrameGrid, batches, cut
+from asr.inference.windows import Cutter, FrameGrid, batches
 
 GRID = FrameGrid()
 
@@ -17,30 +18,31 @@ def test_frames_at_the_edges() -> None:
     assert [GRID.frames(n) for n in (0, 399, 400, 1039, 1040)] == [0, 0, 1, 1, 2]
 
 
-@given(st.integers(0, 400_000), st.integers(1, 40), st.integers(1, 10))
-def test_kept_frames_tile_the_recording(samples: int, step: int, context: int) -> None:
+@given(
+    st.integers(0, 400_000),
+    st.integers(1, 40),
+    st.integers(1, 10),
+    st.lists(st.integers(0, 400_000), max_size=5),
+)
+def test_kept_frames_tile_the_recording(samples: int, step: int, context: int, cuts: list[int]) -> None:
     longest = step + 2 * context
-    windows = cut(samples, GRID, longest, context)
-    frames = GRID.frames(samples)
-    position = 0
+    recording = np.arange(samples, dtype=np.float32)  # each sample says where it was
+    cutter = Cutter(GRID, longest, context)
+    windows = [w for block in np.split(recording, sorted(cuts)) for w in cutter.push(block)]
+    windows += cutter.end()
+    frames, position = GRID.frames(samples), 0
     for window in windows:
-        first = window.start // GRID.stride
-        computed = GRID.frames(window.end - window.start)
-        assert window.start % GRID.stride == 0 and window.end <= samples
-        assert computed <= longest
-        assert first + window.keep_from == position
+        start = int(window.samples[0])
+        np.testing.assert_array_equal(window.samples, recording[start : start + len(window.samples)])
+        computed = GRID.frames(len(window.samples))
+        assert start % GRID.stride == 0 and computed <= longest
+        assert start // GRID.stride + window.keep_from == position
         assert window.keep_from == min(context, position)
-        assert 0 <= window.keep_from < window.keep_to <= computed
-        position = first + window.keep_to
-        assert computed - window.keep_to == min(context, frames - position)
+        assert window.keep_from < window.keep_to <= computed
+        position = start // GRID.stride + window.keep_to
+        assert computed - window.keep_to == (0 if position == frames else context)
     assert position == frames
     assert len(windows) == (frames > 0) or frames > longest
-
-
-def test_windows_are_about_equal() -> None:
-    # 31 s: one window of 30 s and a crumb would waste most of the second pass.
-    kept = [w.keep_to - w.keep_from for w in cut(31 * 16_000, GRID, longest=750, context=75)]
-    assert kept == [387, 388]
 
 
 @given(st.lists(st.integers(400, 5_000), max_size=50), st.integers(400, 20_000))

@@ -47,6 +47,11 @@ def test_round_trip_with_checksums(bundle: Path) -> None:
     assert (bundle / "config.json").read_text(encoding="utf-8").startswith('{\n "schema": 1,')
 
 
+def test_a_bundle_from_before_there_were_other_weights(bundle: Path) -> None:
+    change(bundle, lambda row: row.pop("weights"))
+    assert read_config(bundle).weights == "float32"
+
+
 def test_changed_model_file(bundle: Path) -> None:
     (bundle / "model.onnx").write_bytes(b"graph?")
     with pytest.raises(BundleError) as error:
@@ -108,6 +113,10 @@ def test_damaged_config(bundle: Path, content: bytes) -> None:
         (lambda row: row["log_mel"].update(sample_rate=8000), "log_mel.sample_rate must be 16000, not 8000"),
         (lambda row: row["log_mel"].update(hop=0), "log_mel.hop must be a number of samples, not 0"),
         (lambda row: row["log_mel"].pop("window"), "log_mel.window must be a number of samples, not None"),
+        (
+            lambda row: row.update(weights="int4"),
+            "has weights of type 'int4', which is not known; upgrade asr",
+        ),
         (
             lambda row: row.update(characters="ABA"),
             "vocabulary 'ABA': characters must be present and distinct",

@@ -1,11 +1,13 @@
 """The ONNX graph gives what torch gives, for every cell, direction and length."""
 
+import math
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 import pytest
 import torch
+from onnx import helper
 
 from asr.errors import BundleError
 from asr.features.logmel import LogMel, LogMelConfig
@@ -41,6 +43,31 @@ def test_odd_and_even_frame_counts_alone_and_together() -> None:
     lengths = [400 + 160 * frames + extra for frames in range(9) for extra in (0, 159)]
     assert run_both(model, lengths) < 1e-4
     assert max(run_both(model, [length]) for length in lengths[:6]) < 1e-4
+
+
+def test_the_front_end_of_the_graph_is_the_same_transform() -> None:
+    model = build_graph(small_model(), LogMel())
+    kernel = next(node for node in model.graph.node if node.op_type == "Conv").input[1]
+    features = next(node for node in model.graph.node if node.op_type == "Log").output[0]
+    model.graph.output.extend(map(helper.make_empty_tensor_value_info, (kernel, features)))
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    generator = np.random.default_rng(0)
+    waveform = np.cumsum(0.01 * generator.standard_normal((1, 8_000)), axis=1).astype(np.float32)
+    lengths = np.array([8_000])
+    made, extracted = session.run([kernel, features], {"waveforms": waveform, "lengths": lengths})
+
+    angle = 2 * np.pi * np.outer(np.arange(257), np.arange(400)) / 512
+    basis = np.concatenate([np.cos(angle), -np.sin(angle)]) * np.hanning(400)
+    np.testing.assert_allclose(made[:, 0], basis - basis.mean(axis=1, keepdims=True), atol=1e-6)
+    expected = LogMel()(torch.from_numpy(waveform), torch.from_numpy(lengths))[0].numpy()
+    np.testing.assert_allclose(extracted, expected, atol=1e-3)
+
+
+def test_the_fourier_kernel_takes_no_room_in_the_graph() -> None:
+    constants = build_graph(small_model(), LogMel()).graph.initializer
+    assert (
+        max(math.prod(constant.dims) for constant in constants) == 640 * 48
+    )  # the projection of subsampling
 
 
 def test_the_bundle_gives_back_the_model(tmp_path: Path) -> None:

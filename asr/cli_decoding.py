@@ -1,0 +1,57 @@
+"""The flags of the commands that decode."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from asr.errors import AsrError
+
+if TYPE_CHECKING:
+    from asr.inference.decoder import DecodingOptions
+
+_BEAM = ("beam", "beam_threshold", "lm_weight", "word_bonus", "unknown_penalty")
+"""Settings of BeamOptions that are flags."""
+
+
+def add_decoding(command: argparse.ArgumentParser, greedy: bool = True) -> None:
+    """Add --threads and all that DecodingOptions can be set by."""
+    command.add_argument("--threads", type=positive, help="cores to use (all)")
+    group = command.add_argument_group("decoding", "what is not given is as the bundle has it")
+    command.set_defaults(greedy=False)
+    if greedy:
+        group.add_argument("--greedy", action="store_true", help="no beam search, no language model")
+    group.add_argument("--lm", type=Path, metavar="FILE", help="language model, as asr lm writes it")
+    group.add_argument("--lexicon", type=Path, metavar="FILE", help="the only words: WORD<tab>T O K E N S")
+    group.add_argument("--beam", type=positive, metavar="N", help="hypotheses kept after each frame")
+    group.add_argument("--beam-threshold", type=float, metavar="X", help="drop what is so far below the best")
+    group.add_argument("--lm-weight", type=float, metavar="X", help="of the language model's log-probability")
+    group.add_argument("--word-bonus", type=float, metavar="X", help="added for each word")
+    group.add_argument("--unknown-penalty", type=float, metavar="X", help="added for each word the LM lacks")
+    group.add_argument("--hotword", action="append", metavar="PHRASE", help="listen for it; may be repeated")
+    group.add_argument(
+        "--hotword-boost", type=float, default=1.0, metavar="X", help="added a character (1.0)"
+    )
+
+
+def decoding_of(options: argparse.Namespace) -> "DecodingOptions":
+    """What the user asked for, over what the bundle has; a bundle without any of it is decoded greedily."""
+    from dataclasses import replace
+
+    from asr.decoding.hotwords import Hotword
+    from asr.inference.decoder import DecodingOptions, beam_options
+    from asr.model.bundle import read_config
+
+    if options.greedy and (options.lm or options.lexicon or options.hotword or options.beam):
+        raise AsrError("--greedy takes no --lm, --lexicon, --hotword or --beam; leave one of them out")
+    given = {name: getattr(options, name) for name in _BEAM if getattr(options, name) is not None}
+    if options.hotword:
+        given["hotwords"] = tuple(Hotword(phrase, options.hotword_boost) for phrase in options.hotword)
+    beam = replace(beam_options(options.model, read_config(options.model)), **given) if given else None
+    return DecodingOptions(options.greedy, options.lm, options.lexicon, beam)
+
+
+def positive(text: str) -> int:
+    """The type of arguments that count."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
+    return int(text)

@@ -1,0 +1,118 @@
+"""The `asr export` and `asr info` commands."""
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from asr.cli_decoding import positive
+from asr.console import complain, open_output
+from asr.errors import AsrError
+
+
+def add_export(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add `asr export` to the parser of `asr`."""
+    command = commands.add_parser("export", help="a model with smaller weights")
+    command.set_defaults(command=export)
+    command.add_argument("bundle", type=Path, help="model bundle, as written by asr train")
+    command.add_argument(
+        "--weights", required=True, choices=["int8", "float16"], help="a quarter or half the size of float32"
+    )
+    command.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="the new bundle")
+    command.add_argument(
+        "--manifest",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="MANIFEST",
+        help="measure the WER of both bundles on these",
+    )
+    command.add_argument("--threads", type=positive, help="cores to use (all)")
+
+
+def add_info(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add `asr info` to the parser of `asr`."""
+    command = commands.add_parser("info", help="what is in a model bundle, and whether it is whole")
+    command.set_defaults(command=info)
+    command.add_argument("bundle", type=Path, help="model bundle, as written by asr train")
+    command.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def export(options: argparse.Namespace) -> int:
+    """`asr export BUNDLE --weights int8|float16 --out FOLDER [--manifest MANIFEST...]`."""
+    try:
+        from asr.model.compress import compress_bundle
+    except ModuleNotFoundError as error:
+        if error.name != "onnx":
+            raise
+        raise AsrError("onnx is not installed; asr export needs pip install onnx") from None
+    from rich.filesize import decimal
+
+    problems: list[str] = []
+    measure = _measurement(options, problems) if options.manifest else None
+    compress_bundle(options.bundle, options.out, options.weights, measure)
+    before, after = (_model_bytes(folder) for folder in (options.bundle, options.out))
+    share = f"{100 * after / before:.0f} % of {decimal(before)}"
+    print(f"{options.out}: model.onnx has {decimal(after)}, {share}")
+    if measure is None:
+        print("WER was not measured; name a development set with --manifest")
+    for problem in dict.fromkeys(problems):  # most are those of both bundles
+        complain(problem)
+    return 1 if problems else 0
+
+
+def info(options: argparse.Namespace) -> int:
+    """`asr info BUNDLE`."""
+    from asr.inference.info import read_info
+
+    found = read_info(options.bundle)
+    if options.json:
+        open_output("utf-8")
+    print(found.to_json() if options.json else found.to_text())
+    return 0
+
+
+def _measurement(options: argparse.Namespace, problems: list[str]) -> Callable[[Path], dict[str, Any]]:
+    """A function that prints and returns the WER of the bundle and of a compressed one; what could not be
+    scored is added to `problems`."""
+    from asr.inference.transcriber import load_model
+    from asr.scoring.bootstrap import compare
+    from asr.scoring.evaluate import evaluate
+
+    manifests = [path / "manifest.jsonl" if path.is_dir() else path for path in options.manifest]
+
+    def measure(compressed: Path) -> dict[str, Any]:
+        bundles = {"float32": options.bundle, options.weights: compressed}
+        reports = {
+            weights: evaluate(load_model(folder, options.threads), manifests, progress=True)
+            for weights, folder in bundles.items()
+        }
+        for weights, report in reports.items():
+            words = report.words
+            if not words.length:
+                raise AsrError(f"{_names(manifests)}: no word to score; name another manifest")
+            print(f"WER with {weights} weights: {100 * words.rate:.2f} % ({words.errors} of {words.length})")
+            problems.extend(f"{p.id}: {p.reason}" for p in report.problems)
+        before, after = reports.values()
+        change = compare(before.scores, after.scores)
+        print(
+            f"difference: {100 * change.difference:+.2f} points, "
+            f"95 % interval {100 * change.low:+.2f} to {100 * change.high:+.2f}"
+        )
+        name = _names(manifests)
+        return {f"{name}, {weights} weights": round(r.words.rate, 6) for weights, r in reports.items()}
+
+    return measure
+
+
+def _names(manifests: Sequence[Path]) -> str:
+    """Of a manifest with the usual name, that of its folder."""
+    return " + ".join(
+        path.resolve().parent.name if path.name == "manifest.jsonl" else path.stem for path in manifests
+    )
+
+
+def _model_bytes(folder: Path) -> int:
+    from asr.model.bundle import ONNX
+
+    return (folder / ONNX).stat().st_size

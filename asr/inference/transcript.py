@@ -1,0 +1,79 @@
+"""What transcription returns."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+from asr.decoding.hypothesis import Alternative, Hypothesis, Word
+
+PAUSE = 0.6
+"""Seconds without a word that end a segment."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Words of one channel without a pause between them: `start` and `end` in seconds.
+
+    `channel` counts from 0 where each channel was transcribed by itself, else it is None.
+    """
+
+    words: tuple[Word, ...]
+    channel: int | None = None
+
+    @property
+    def start(self) -> float:
+        """Begin of the first word."""
+        return self.words[0].start
+
+    @property
+    def end(self) -> float:
+        """End of the last word."""
+        return self.words[-1].end
+
+    @property
+    def text(self) -> str:
+        """The words, with a space between."""
+        return " ".join(word.text for word in self.words)
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """What was said in a recording of `duration` seconds; segments by their start, words by their segment."""
+
+    segments: tuple[Segment, ...]
+    duration: float
+    n_best: tuple[Alternative, ...] = ()
+
+    @property
+    def words(self) -> tuple[Word, ...]:
+        """All words."""
+        return tuple(word for segment in self.segments for word in segment.words)
+
+    @property
+    def text(self) -> str:
+        """All words, with a space between."""
+        return " ".join(segment.text for segment in self.segments)
+
+
+def segments(words: Sequence[Word], channel: int | None = None) -> list[Segment]:
+    """Cut words, in order, where PAUSE seconds or more lie between two of them."""
+    pauses = [round(b.start - a.end, 3) for a, b in pairwise(words)]  # rounded, as 2.4 - 1.8 < 0.6
+    edges = [i for i, pause in enumerate(pauses, start=1) if pause >= PAUSE]
+    bounds = [0, *edges, len(words)] if words else []
+    return [Segment(tuple(words[a:b]), channel) for a, b in pairwise(bounds)]
+
+
+def assemble(hypotheses: Sequence[Hypothesis], duration: float, split: bool) -> Transcript:
+    """The transcript of a recording, one hypothesis a channel; `split` says which channel a segment is of.
+
+    The n-best list is left out where there is no choice, and where there are several channels.
+    """
+    parts = []
+    for channel, hypothesis in enumerate(hypotheses):
+        # The last frame may reach a few milliseconds beyond the recording.
+        words = [replace(word, end=min(word.end, duration)) for word in hypothesis.words]
+        parts += segments(words, channel if split else None)
+    n_best = hypotheses[0].n_best if len(hypotheses) == 1 else ()
+    return Transcript(
+        tuple(sorted(parts, key=lambda part: part.start)), duration, n_best if len(n_best) > 1 else ()
+    )

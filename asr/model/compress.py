@@ -1,0 +1,137 @@
+"""Bundles with smaller weights: float16, or int8 with a float32 scale for each output channel.
+
+ONNX Runtime has no GRU of either type on CPUs, and to do the projections alone in int8 does not pay
+(`python -m benchmarks.quantisation`). So weights are small in the file, and the graph itself expands them:
+nodes on constants, which ONNX Runtime works out once, when it loads the model. From then on speed and memory
+are those of float32.
+"""
+
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import dropwhile
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from asr.errors import BundleError
+from asr.model import bundle
+
+WeightType = Literal["float16", "int8"]
+LARGEST = 127
+"""Of int8 weights, on both sides of 0."""
+
+_RECURRENT = ("GRU", "LSTM", "RNN")
+
+
+def compress_bundle(
+    source: Path,
+    target: Path,
+    weights: WeightType,
+    measure: Callable[[Path], dict[str, Any]] | None = None,
+) -> bundle.BundleConfig:
+    """Write `source` with smaller weights to `target`, with all but the weights for torch.
+
+    `measure` is called with the new bundle before that appears; the WERs that it returns go into config.json,
+    beside those of `source`, which are said to be of float32. Raises BundleError.
+    """
+    config = bundle.read_config(source)
+    if config.weights != bundle.STORED_AS[0]:
+        raise BundleError(f"{source}: has {config.weights} weights already; export the one it was made of")
+    if source.resolve().is_relative_to(target.resolve()):
+        raise BundleError(f"{target}: would replace {source}; name another folder")
+    content = bundle.read_model_file(source, config, bundle.ONNX)
+    with bundle.new_bundle(target) as work:
+        try:
+            graph = compress_graph(_parse(content), weights)
+        except ValueError as error:
+            raise BundleError(f"{source / bundle.ONNX}: {error}") from None
+        (work / bundle.ONNX).write_bytes(graph.SerializeToString())
+        for name in (bundle.LM, bundle.LEXICON, bundle.CARD):
+            if (source / name).exists():
+                shutil.copyfile(source / name, work / name)
+        with (work / bundle.CARD).open("a", encoding="utf-8") as card:
+            card.write(f"\nThe weights are {weights} here; WERs above this line are of float32 weights.\n")
+        earlier = {f"{name}, float32 weights": rate for name, rate in config.wer.items()}
+        compressed = bundle.write_config(work, replace(config, weights=weights, wer=earlier))
+        if measure is not None:
+            compressed = bundle.write_config(work, replace(compressed, wer={**earlier, **measure(work)}))
+    return compressed
+
+
+def _parse(content: bytes) -> onnx.ModelProto:
+    try:
+        return onnx.load_from_string(content)
+    except Exception:  # protobuf's, which is no dependency of ours
+        raise ValueError("not an ONNX graph; copy or export the bundle again") from None
+
+
+def compress_graph(model: onnx.ModelProto, weights: WeightType) -> onnx.ModelProto:
+    """The same graph with small weight matrices; its results differ by their rounding.
+
+    Biases, norms, convolutions and the front end stay as they are. Raises ValueError where there is no
+    weight matrix, or one cannot be held.
+    """
+    constants = {constant.name: constant for constant in model.graph.initializer}
+    nodes: list[onnx.NodeProto] = []
+    matrices = dict(_matrices(model.graph, constants))
+    if not matrices:
+        raise ValueError("has no weight matrix to compress; give a bundle that `asr train` wrote")
+    for name, input_axis in matrices.items():
+        matrix = numpy_helper.to_array(constants.pop(name))
+        small = f"{name}_{weights}"
+        if weights == "int8":
+            values, scale = quantize(matrix, input_axis)
+            constants[f"{name}_scale"] = numpy_helper.from_array(scale, f"{name}_scale")
+            nodes.append(helper.make_node("Cast", [small], [f"{name}_cast"], to=TensorProto.FLOAT))
+            nodes.append(helper.make_node("Mul", [f"{name}_cast", f"{name}_scale"], [name]))
+        else:
+            values = _half(matrix)
+            nodes.append(helper.make_node("Cast", [small], [name], to=TensorProto.FLOAT))
+        constants[small] = numpy_helper.from_array(values, small)
+    graph = helper.make_graph(
+        [*nodes, *model.graph.node],
+        model.graph.name,
+        model.graph.input,
+        model.graph.output,
+        list(constants.values()),
+    )
+    compressed = helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
+    onnx.checker.check_model(compressed)
+    return compressed
+
+
+def quantize(matrix: np.ndarray, input_axis: int) -> tuple[np.ndarray, np.ndarray]:
+    """float32 -> int8 of the same shape and float32 scales, 1 long on `input_axis`; their product is near.
+
+    The largest weight of each output channel becomes LARGEST, zero stays zero, all else goes to the nearest.
+    """
+    if not np.isfinite(matrix).all():
+        raise ValueError("a weight is not a number; train the model again")
+    scale = np.abs(matrix).max(axis=input_axis, keepdims=True) / np.float32(LARGEST)
+    scale[scale == 0] = 1  # a channel of zeros
+    return np.rint(matrix / scale).clip(-LARGEST, LARGEST).astype(np.int8), scale
+
+
+def _half(matrix: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        half: np.ndarray = matrix.astype(np.float16)
+    if not np.isfinite(half).all():
+        raise ValueError("a weight is beyond the range of float16; take int8")
+    return half
+
+
+def _matrices(graph: onnx.GraphProto, constants: dict[str, onnx.TensorProto]) -> Iterator[tuple[str, int]]:
+    """Names of weight matrices, and the axis of each that is summed over.
+
+    The logarithm of the mel energies ends the front end, whose matrices are no weights.
+    """
+    for node in dropwhile(lambda node: node.op_type != "Log", graph.node):
+        if node.op_type in _RECURRENT:  # [directions, gates * H, inputs]
+            candidates, input_axis = node.input[1:3], 2
+        else:  # [inputs, outputs]
+            candidates, input_axis = (node.input[1:] if node.op_type == "MatMul" else []), 0
+        yield from ((name, input_axis) for name in candidates if name in constants)

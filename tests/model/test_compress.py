@@ -1,0 +1,238 @@
+"""Smaller weights: how small, how near, and that nothing but the weights changes."""
+
+import hashlib
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from onnx import TensorProto, numpy_helper
+
+from asr.errors import AsrError, BundleError
+from asr.features.logmel import LogMel, LogMelConfig
+from asr.inference.transcriber import load_model
+from asr.model.acoustic import AcousticModel, Architecture
+from asr.model.bundle import read_config, write_config
+from asr.model.compress import WeightType, compress_bundle, compress_graph, quantize
+from asr.model.export import save_bundle
+from asr.model.onnx_graph import build_graph
+from asr.model.recurrent import Cell
+from asr.text import ENGLISH
+from tests.model.test_acoustic import small_model
+from tests.standin import write_bundle
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle with 1.2 million weights in its GRU."""
+    torch.manual_seed(0)
+    model = AcousticModel(Architecture(29, layers=1, hidden=256))
+    model.mean.fill_(-4.0)
+    model.std.fill_(2.5)
+    folder = tmp_path_factory.mktemp("whole") / "bundle"
+    settings = {"characters": ENGLISH, "training_data": "none", "wer": {"dev": 0.25}}
+    return save_bundle(folder, model, LogMelConfig(), **settings)
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """A small bundle."""
+    settings = {"characters": ENGLISH, "training_data": "none", "wer": {"dev": 0.25}}
+    return save_bundle(tmp_path / "bundle", small_model(), LogMelConfig(), **settings)
+
+
+def log_probs(graph: bytes) -> np.ndarray:
+    session = onnxruntime.InferenceSession(graph)
+    waveforms = 0.1 * np.random.default_rng(0).standard_normal((2, 24_000)).astype(np.float32)
+    inputs = {"waveforms": waveforms, "lengths": np.array([24_000, 24_000])}
+    result: np.ndarray = session.run(["log_probs"], inputs)[0]
+    return result
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(0, 2), st.floats(1e-6, 1e6))
+def test_quantized_weights_are_the_nearest_in_their_channel(seed: int, axis: int, size: float) -> None:
+    matrix = (size * np.random.default_rng(seed).standard_normal((2, 7, 5))).astype(np.float32)
+    values, scale = quantize(matrix, axis)
+    assert values.dtype == np.int8 and scale.dtype == np.float32
+    assert (np.abs(values).max(axis=axis) == 127).all()
+    assert (np.abs(values * scale - matrix) <= 0.5001 * scale).all()
+    again, same_scale = quantize(values * scale, axis)
+    np.testing.assert_array_equal(again, values)
+    np.testing.assert_allclose(same_scale, scale, rtol=1e-6)
+
+
+def test_a_known_matrix_and_a_channel_of_zeros() -> None:
+    values, scale = quantize(np.array([[1, 0, -12.7], [-0.5, 0, 6.04]], dtype=np.float32), 0)
+    assert values.tolist() == [[127, 0, -127], [-64, 0, 60]]
+    np.testing.assert_allclose(scale, [[1 / 127, 1, 0.1]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("cell", ["gru", "lstm", "rnn"])
+def test_the_graph_expands_int8_exactly(cell: Cell, bidirectional: bool) -> None:
+    """What ONNX Runtime makes of them is what numpy does."""
+    compressed = compress_graph(build_graph(small_model(cell, bidirectional), LogMel()), "int8")
+    constants = {c.name: numpy_helper.to_array(c) for c in compressed.graph.initializer}
+    small = [name for name, value in constants.items() if value.dtype == np.int8]
+    assert len(small) == 2 * 2 + 2  # W and R of two layers, the projection of subsampling, the output
+    expanded = onnx.ModelProto()
+    expanded.CopyFrom(compressed)
+    del expanded.graph.node[: 2 * len(small)]
+    for name in small:
+        original = name.removesuffix("_int8")
+        value = constants[name].astype(np.float32) * constants[f"{original}_scale"]
+        expanded.graph.initializer.append(numpy_helper.from_array(value, original))
+    np.testing.assert_array_equal(
+        log_probs(compressed.SerializeToString()), log_probs(expanded.SerializeToString())
+    )
+
+
+@pytest.mark.parametrize(("weights", "share", "tolerance"), [("float16", 1 / 2, 1e-2), ("int8", 1 / 4, 5e-2)])
+def test_size_and_precision(
+    whole: Path, tmp_path: Path, weights: WeightType, share: float, tolerance: float
+) -> None:
+    compress_bundle(whole, tmp_path / "small", weights)
+    before, after = ((folder / "model.onnx").read_bytes() for folder in (whole, tmp_path / "small"))
+    assert share < len(after) / len(before) < 1.1 * share
+    difference = np.abs(log_probs(before) - log_probs(after)).max()
+    assert 0 < difference < tolerance
+
+
+def test_only_weight_matrices_change() -> None:
+    graph = build_graph(small_model(), LogMel())
+    before = {c.name: c for c in graph.graph.initializer}
+    after = {c.name: c for c in compress_graph(graph, "float16").graph.initializer}
+    kept = before.keys() & after.keys()
+    assert all(before[name] == after[name] for name in kept)
+    halves = [name for name, constant in after.items() if constant.data_type == TensorProto.FLOAT16]
+    assert {name.removesuffix("_float16") for name in halves} == before.keys() - kept
+    assert sorted(tuple(after[name].dims) for name in halves) == sorted(
+        [(640, 48), (48, 29), *2 * [(2, 72, 48)], *2 * [(2, 72, 24)]]
+    )
+
+
+def test_the_new_bundle_has_all_but_the_weights_for_torch(source: Path, tmp_path: Path) -> None:
+    (source / "lm.bin").write_bytes(b"n-grams")
+    (source / "lexicon.txt").write_bytes(b"ONE\n")
+    write_config(source, replace(read_config(source), decoding={"lm_weight": 0.5}))
+    config = compress_bundle(source, tmp_path / "new" / "small", "int8")
+    small = tmp_path / "new" / "small"
+    assert {path.name for path in small.iterdir()} == {
+        "config.json",
+        "model.onnx",
+        "lm.bin",
+        "lexicon.txt",
+        "README.md",
+    }
+    assert read_config(small) == config
+    original = read_config(source)
+    digest = hashlib.sha256((small / "model.onnx").read_bytes()).hexdigest()
+    assert config == replace(
+        original, weights="int8", wer={"dev, float32 weights": 0.25}, sha256={"model.onnx": digest}
+    )
+    assert (small / "lm.bin").read_bytes() == b"n-grams"
+    assert (small / "lexicon.txt").read_bytes() == b"ONE\n"
+    card = (small / "README.md").read_text(encoding="utf-8")
+    assert card.startswith((source / "README.md").read_text(encoding="utf-8"))
+    assert card.endswith("The weights are int8 here; WERs above this line are of float32 weights.\n")
+
+
+def test_it_transcribes_like_the_original(source: Path, tmp_path: Path) -> None:
+    compress_bundle(source, tmp_path / "small", "int8")
+    samples = 0.1 * np.random.default_rng(1).standard_normal(16_000)
+    expected, found = (load_model(b, threads=1).posteriors(samples) for b in (source, tmp_path / "small"))
+    np.testing.assert_allclose(found, expected, atol=5e-2)
+
+
+def test_what_is_measured_goes_into_the_bundle(source: Path, tmp_path: Path) -> None:
+    seen = []
+
+    def measure(folder: Path) -> dict[str, float]:
+        seen.append((read_config(folder).weights, (tmp_path / "small").exists()))
+        return {"test, int8 weights": 0.3}
+
+    compress_bundle(source, tmp_path / "small", "int8", measure)
+    assert seen == [("int8", False)]
+    assert read_config(tmp_path / "small").wer == {"dev, float32 weights": 0.25, "test, int8 weights": 0.3}
+
+
+def test_nothing_is_left_where_measuring_fails(source: Path, tmp_path: Path) -> None:
+    def fail(folder: Path) -> dict[str, float]:
+        raise AsrError("no such manifest")
+
+    with pytest.raises(AsrError, match="no such manifest"):
+        compress_bundle(source, tmp_path / "small", "int8", fail)
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_an_earlier_bundle_is_replaced_as_a_whole(source: Path, tmp_path: Path) -> None:
+    shutil.copytree(source, tmp_path / "small")
+    (tmp_path / "small" / "lexicon.txt").write_text("OLD\n")
+    compress_bundle(source, tmp_path / "small", "float16")
+    assert sorted(p.name for p in (tmp_path / "small").iterdir()) == [
+        "README.md",
+        "config.json",
+        "model.onnx",
+    ]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["bundle", "small"]
+
+
+def refused(source: Path, target: Path, weights: WeightType = "int8") -> str:
+    with pytest.raises(BundleError) as error:
+        compress_bundle(source, target, weights)
+    return str(error.value)
+
+
+def test_what_is_refused(source: Path, tmp_path: Path) -> None:
+    small, letters = tmp_path / "small", tmp_path / "letters"
+    compress_bundle(source, small, "int8")
+    assert refused(small, tmp_path / "other", "float16") == (
+        f"{small}: has int8 weights already; export the one it was made of"
+    )
+    assert refused(source, source) == f"{source}: would replace {source}; name another folder"
+    shutil.copytree(source, small / "inner")
+    assert refused(small / "inner", small) == f"{small}: would replace {small / 'inner'}; name another folder"
+    letters.mkdir()
+    (letters / "config.json").write_text('{"dear": "Ann"}')
+    assert refused(source, letters) == f"{letters}: is there and is no model bundle; name another folder"
+    assert (letters / "config.json").read_text() == '{"dear": "Ann"}'
+    foreign = write_bundle(tmp_path / "standin")
+    assert refused(foreign, tmp_path / "other") == (
+        f"{foreign}/model.onnx: has no weight matrix to compress; give a bundle that `asr train` wrote"
+    )
+    (source / "model.onnx").write_bytes(b"graph")
+    assert refused(source, tmp_path / "other") == (
+        f"{source}/model.onnx: differs from its checksum in config.json; "
+        "the file is damaged or was replaced: copy or export the bundle again"
+    )
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["bundle", "letters", "small", "standin"]
+
+
+def test_a_file_that_is_no_graph(source: Path, tmp_path: Path) -> None:
+    (source / "model.onnx").write_bytes(b"no graph")
+    write_config(source, read_config(source))
+    assert refused(source, tmp_path / "other") == (
+        f"{source}/model.onnx: not an ONNX graph; copy or export the bundle again"
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "weights", "message"),
+    [
+        (1e5, "float16", "a weight is beyond the range of float16; take int8"),
+        (np.nan, "int8", "a weight is not a number; train the model again"),
+        (np.inf, "int8", "a weight is not a number; train the model again"),
+    ],
+)
+def test_weights_that_cannot_be_held(value: float, weights: WeightType, message: str) -> None:
+    model = small_model()
+    with torch.no_grad():
+        model.output.weight[3, 4] = value
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        compress_graph(build_graph(model, LogMel()), weights)

@@ -1,0 +1,182 @@
+"""Whatever the bytes are: samples or an AudioError come out, soon, and in bounded memory."""
+
+import io
+import random
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from asr import audio
+from asr.errors import AudioError
+
+KINDS = {
+    "wav": ("WAV", "PCM_16"),
+    "wav, float": ("WAV", "FLOAT"),
+    "wav, ADPCM": ("WAV", "IMA_ADPCM"),
+    "rf64": ("RF64", "PCM_16"),
+    "w64": ("W64", "PCM_16"),
+    "aiff": ("AIFF", "PCM_16"),
+    "au": ("AU", "PCM_16"),
+    "caf": ("CAF", "ALAC_16"),
+    "sphere": ("NIST", "PCM_16"),
+    "flac": ("FLAC", "PCM_16"),
+    "vorbis": ("OGG", "VORBIS"),
+    "opus": ("OGG", "OPUS"),
+    "mp3": ("MP3", "MPEG_LAYER_III"),
+}
+MAGIC = (
+    *(b"RIFF\xff\xff\xff\xffWAVEfmt ", b"RIFF\0\0\1\0AVI LIST", b"RF64\xff\xff\xff\xffWAVEds64", b"RIFX"),
+    *(b"riff.\x91\xcf\x11\xa5\xd6(\xdb\x04\xc1\0\0", b"FORM\0\0\1\0AIFFCOMM", b"FORM\0\0\1\0AIFCFVER"),
+    *(b".snd\0\0\0\x18", b"caff\0\1\0\0desc", b"NIST_1A\n   1024\n", b"fLaC\0\0\0\x22", b"ID3\4\0\0\0\0\0\0"),
+    *(b"OggS\0\2" + bytes(20) + b"\1\x1e\1vorbis", b"OggS\0\2" + bytes(20) + b"\1\x13OpusHead\1"),
+    *(b"\xff\xfb\x90\0", b"\xff\xf1\x50\x80", b"\0\0\0\x20ftypisom", b"\0\0\0\x08moov", b"\x1aE\xdf\xa3\x80"),
+    *(b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", b"FLV\1\5\0\0\0\t", b"\0\0\1\xba", b"#!AMR\n", b"#!AMR-WB\n"),
+)
+BUDGET = settings(
+    derandomize=True,
+    database=None,
+    max_examples=150,
+    deadline=20_000,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+CHANNELS = st.sampled_from(["mix", "split", 0, 1])
+
+
+@cache
+def encode(name: str) -> bytes:
+    file = io.BytesIO()
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, (3000, 2))
+    soundfile.write(file, noise, 24_000, format=KINDS[name][0], subtype=KINDS[name][1])
+    return file.getvalue()
+
+
+@cache
+def encode_mp4(folder: Path) -> bytes:
+    av = pytest.importorskip("av")
+    with av.open(str(folder / "encoded.mp4"), "w") as container:
+        stream = container.add_stream("aac", rate=16_000, layout="mono")
+        noise = np.random.default_rng(0).uniform(-0.5, 0.5, (1, 8000)).astype(np.float32)
+        frame = av.AudioFrame.from_ndarray(noise, format="fltp", layout="mono")
+        frame.sample_rate, frame.pts = 16_000, 0
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return (folder / "encoded.mp4").read_bytes()
+
+
+@st.composite
+def changes(draw: st.DrawFn) -> list[tuple[float, int, bytes]]:
+    """Where (0 to 1, often in the header), how many bytes go, and what takes their place."""
+    place = st.one_of(st.floats(0, 0.05), st.floats(0, 1))
+    extreme = st.sampled_from(
+        [b"\xff" * 4, b"\0" * 4, b"\x7f\xff\xff\xff", b"\xff\xff\xff\x7f", b"\x80\0\0\0"]
+    )
+    piece = st.tuples(place, st.integers(0, 8), st.one_of(st.binary(max_size=8), extreme))
+    return draw(st.lists(piece, min_size=1, max_size=6))
+
+
+def changed(content: bytes, edits: list[tuple[float, int, bytes]]) -> bytes:
+    for place, gone, new in edits:
+        start = round(place * len(content))
+        content = content[:start] + new + content[start + gone :]
+    return content
+
+
+def survives(path: Path, content: bytes, channel: audio.Channel) -> None:
+    path.write_bytes(content)
+    try:
+        for block in audio.stream(path, channel):
+            assert block.dtype == np.float32
+            assert block.ndim == 2
+            assert np.isfinite(block).all()
+            assert channel == "split" or block.shape[1] == 1
+    except AudioError as error:
+        assert str(error).startswith(f"{path}: ")
+        assert "\n" not in str(error)
+    try:
+        assert audio.duration(path) >= 0
+    except AudioError as error:
+        assert "\n" not in str(error)
+
+
+@BUDGET
+@given(content=st.binary(max_size=2000), channel=CHANNELS)
+def test_random_bytes(tmp_path: Path, content: bytes, channel: audio.Channel) -> None:
+    survives(tmp_path / "a", content, channel)
+
+
+@BUDGET
+@given(
+    magic=st.sampled_from(MAGIC),
+    seed=st.integers(0, 2**32),
+    content=st.binary(max_size=200),
+    channel=CHANNELS,
+)
+def test_random_bytes_behind_real_magic_numbers(
+    tmp_path: Path, magic: bytes, seed: int, content: bytes, channel: audio.Channel
+) -> None:
+    tail = random.Random(seed).randbytes(seed % 3000)
+    survives(tmp_path / "a", magic + content + tail, channel)
+
+
+@pytest.mark.parametrize("name", KINDS)
+@settings(BUDGET, max_examples=40)
+@given(edits=changes(), channel=CHANNELS)
+def test_mutated_files(
+    tmp_path: Path, name: str, edits: list[tuple[float, int, bytes]], channel: audio.Channel
+) -> None:
+    survives(tmp_path / "a", changed(encode(name), edits), channel)
+
+
+@settings(BUDGET, max_examples=100)
+@given(edits=changes(), channel=CHANNELS)
+def test_a_mutated_mp4_file(
+    tmp_path: Path, edits: list[tuple[float, int, bytes]], channel: audio.Channel
+) -> None:
+    survives(tmp_path / "a", changed(encode_mp4(tmp_path), edits), channel)
+
+
+READ_ALL = """
+import resource, sys
+from pathlib import Path
+from asr import audio
+from asr.errors import AudioError
+
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+refused = 0
+for original in Path(sys.argv[1]).iterdir():
+    whole = original.read_bytes()
+    changed = original.with_suffix(".changed")
+    for start in range(4, min(len(whole), 200), 4):
+        for value in (b"\\xff" * 4, b"\\x7f" + b"\\xff" * 3, b"\\xff" * 3 + b"\\x7f"):
+            changed.write_bytes(whole[:start] + value + whole[start + 4:])
+            try:
+                for _ in audio.stream(changed, "split"):
+                    pass
+            except AudioError:
+                refused += 1
+    changed.unlink()
+print(refused, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+
+
+def test_headers_that_promise_too_much_take_no_memory(tmp_path: Path) -> None:
+    """Every field of a header in turn says that there are billions: of channels, samples, bytes."""
+    for name in KINDS:
+        (tmp_path / name).write_bytes(encode(name))
+    done = subprocess.run(
+        [sys.executable, "-c", READ_ALL, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    refused, mebibytes = map(int, done.stdout.splitlines()[-1].split())  # libsndfile prints some of its own
+    assert refused > 500
+    assert mebibytes < 64

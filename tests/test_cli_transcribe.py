@@ -1,0 +1,226 @@
+"""`asr transcribe` from folders to files: what is written, what is skipped, what fails alone."""
+
+import errno
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from asr import files
+from asr.cli import main
+from tests.standin import speak
+
+Output = pytest.CaptureFixture[str]
+
+
+def record(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:  # soundfile itself takes no names that are not UTF-8
+        soundfile.write(file, speak(text), 16_000, subtype="PCM_16", format="WAV")
+    return path
+
+
+def run(bundle: Path, *arguments: str | Path) -> int:
+    return main(["transcribe", "--model", str(bundle), "--threads", "1", *map(str, arguments)])
+
+
+def tree(folder: Path) -> dict[str, str]:
+    return {str(p.relative_to(folder)): p.read_text() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_a_folder_is_mirrored(standin_bundle: Path, tmp_path: Path, capsys: Output) -> None:
+    for name, text in (("a/x.wav", "ONE"), ("b/x.wav", "TWO"), ("b/y.v2.wav", "THREE")):
+        record(tmp_path / "in" / name, text)
+    assert run(standin_bundle, tmp_path / "in", "--out", tmp_path / "out") == 0
+    assert tree(tmp_path / "out") == {"a/x.txt": "ONE\n", "b/x.txt": "TWO\n", "b/y.v2.txt": "THREE\n"}
+    assert capsys.readouterr() == ("", "")
+
+
+def test_equal_names_never_collide(standin_bundle: Path, tmp_path: Path) -> None:
+    record(tmp_path / "x.wav", "ONE")
+    record(tmp_path / "x.WAVE", "TWO")
+    assert run(standin_bundle, tmp_path, "--format", "txt") == 0
+    assert (tmp_path / "x.wav.txt").read_text() == "ONE\n"
+    assert (tmp_path / "x.WAVE.txt").read_text() == "TWO\n"
+
+
+def test_all_formats_beside_the_recording(standin_bundle: Path, tmp_path: Path) -> None:
+    path = record(tmp_path / "talk.wav", "ONE TWO")
+    assert run(standin_bundle, path, "--format", "all") == 0
+    assert {p.name for p in tmp_path.iterdir()} == {
+        "talk.wav", "talk.txt", "talk.srt", "talk.vtt", "talk.json", "talk.tsv",
+    }  # fmt: skip
+    assert json.loads((tmp_path / "talk.json").read_text())["text"] == "ONE TWO"
+    assert (tmp_path / "talk.vtt").read_text().startswith("WEBVTT\n\n")
+
+
+def test_skip_existing_does_the_rest(standin_bundle: Path, tmp_path: Path, capsys: Output) -> None:
+    paths = [record(tmp_path / f"{i}.wav", "NEW") for i in range(3)]
+    (tmp_path / "1.txt").write_text("OLD\n")
+    arguments = (standin_bundle, *paths, "--format", "txt", "--skip-existing")
+    assert run(*arguments) == 0
+    assert [(tmp_path / f"{i}.txt").read_text() for i in range(3)] == ["NEW\n", "OLD\n", "NEW\n"]
+    assert run(*arguments) == 0  # nothing is left to do
+    assert run(standin_bundle, paths[0], "--skip-existing") == 1
+    expected = "asr: --skip-existing takes files that may exist; give --format or --out as well\n"
+    assert capsys.readouterr().err == expected
+
+
+def test_one_of_two_files_that_exists_is_not_enough(standin_bundle: Path, tmp_path: Path) -> None:
+    path = record(tmp_path / "a.wav", "NEW")
+    (tmp_path / "a.txt").write_text("OLD\n")
+    assert run(standin_bundle, path, "--format", "txt", "--format", "srt", "--skip-existing") == 0
+    assert (tmp_path / "a.srt").exists()
+
+
+def test_json_prints_and_format_writes(standin_bundle: Path, tmp_path: Path, capsys: Output) -> None:
+    path = record(tmp_path / "a.wav", "A")
+    assert run(standin_bundle, path, "--json", "--format", "txt") == 1
+    assert capsys.readouterr().err == "asr: --json prints; give --format json to write files\n"
+
+
+def test_standard_input(standin_bundle: Path, tmp_path: Path) -> None:
+    path = record(tmp_path / "a.wav", "FROM A PIPE")
+    command = [sys.executable, "-m", "asr.cli", "transcribe", "-", "--model", str(standin_bundle)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdin is not None
+    out, _ = process.communicate(path.read_bytes())
+    assert (process.returncode, out) == (0, b"FROM A PIPE\n")
+
+
+def test_channels_as_a_dialogue(standin_bundle: Path, tmp_path: Path, capsys: Output) -> None:
+    both = np.stack([speak("HELLO" + 30 * " "), speak(30 * " " + "OTHER")], axis=1)
+    soundfile.write(tmp_path / "call.wav", both, 16_000)
+    assert run(standin_bundle, tmp_path / "call.wav", "--channel", "split", "--out", tmp_path) == 0
+    assert (tmp_path / "call.txt").read_text() == "0: HELLO\n1: OTHER\n"
+    assert run(standin_bundle, tmp_path / "call.wav", "--channel", "1") == 0
+    assert capsys.readouterr().out == "OTHER\n"
+    with pytest.raises(SystemExit):
+        run(standin_bundle, tmp_path / "call.wav", "--channel", "left")
+    assert "'left' is not mix, split, or a number from 0" in capsys.readouterr().err
+
+
+def test_bad_inputs_fail_alone(standin_bundle: Path, tmp_path: Path, capsys: Output) -> None:
+    good = record(tmp_path / "good.wav", "GOOD")
+    (tmp_path / "empty.wav").touch()
+    (tmp_path / "text.wav").write_text("not a recording")
+    (tmp_path / "loop.wav").symlink_to("loop.wav")
+    record(tmp_path / "cut.wav", "A LONG WORD")
+    (tmp_path / "cut.wav").write_bytes((tmp_path / "cut.wav").read_bytes()[:5_000])
+    soundfile.write(tmp_path / "none.wav", np.zeros(0), 16_000)
+    soundfile.write(tmp_path / "nan.wav", np.full(900, np.nan), 16_000, subtype="FLOAT")
+    soundfile.write(tmp_path / "short.wav", np.zeros(160), 16_000)
+    (tmp_path / "void").mkdir()
+    bad = [tmp_path / f"{name}.wav" for name in ("empty", "text", "loop", "cut", "none", "nan", "short")]
+    assert run(standin_bundle, *bad, tmp_path / "void", good) == 1
+    out, err = capsys.readouterr()
+    assert out == f"{good}: GOOD\n"
+    lines = err.splitlines()
+    assert len(lines) == len(bad) + 1 and all(line.startswith("asr: ") for line in lines)
+    assert lines[0].startswith(f"asr: {tmp_path}/void: no recordings in it")
+    for line, path, reason in zip(
+        lines[1:],
+        bad,
+        ("the file is empty", "Format not recognised", "too many levels of symbolic links", "cut off",
+         "no samples", "not finite", "too short to transcribe (0.010 s; it takes 0.025 s)"),
+        strict=True,
+    ):  # fmt: skip
+        assert line.startswith(f"asr: {path}: ") and reason in line
+
+
+@pytest.mark.parametrize("kind", ["silence", "clipped", "offset", "200 channels", "384 kHz"])
+def test_odd_but_good_inputs(standin_bundle: Path, tmp_path: Path, kind: str, capsys: Output) -> None:
+    speech, rate = speak("FINE"), 16_000
+    samples = {
+        "silence": np.zeros(16_000),
+        "clipped": np.clip(1e3 * np.sin(np.arange(16_000)), -1, 1),
+        "offset": np.full(16_000, 0.9),
+        "200 channels": np.repeat(speech[:, None], 200, axis=1),
+        "384 kHz": np.repeat(speech, 24),
+    }[kind]
+    rate = 384_000 if kind == "384 kHz" else rate
+    soundfile.write(tmp_path / "odd.wav", samples, rate, subtype="PCM_16")
+    assert run(standin_bundle, tmp_path / "odd.wav") == 0
+    out, err = capsys.readouterr()
+    assert err == "" and out.count("\n") == 1
+    if kind in ("200 channels", "384 kHz"):
+        assert out == "FINE\n"
+
+
+@pytest.mark.parametrize("name", ["with space.wav", "new\nline.wav", os.fsdecode(b"caf\xe9.wav"), "-x.wav"])
+def test_odd_names(standin_bundle: Path, tmp_path: Path, name: str, capsys: Output) -> None:
+    record(tmp_path / name, "NAMED")
+    assert run(standin_bundle, tmp_path, "--format", "txt", "--format", "json") == 0
+    assert (tmp_path / name).with_suffix(".txt").read_text() == "NAMED\n"
+    assert json.loads((tmp_path / name).with_suffix(".json").read_text())["text"] == "NAMED"
+    assert capsys.readouterr() == ("", "")
+
+
+def test_output_that_cannot_be_written(standin_bundle: Path, tmp_path: Path, capsys: Output) -> None:
+    paths = [record(tmp_path / "in" / f"{name}/x.wav", name) for name in ("ONE", "TWO")]
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "ONE").write_text("a file in the folder's place")
+    assert run(standin_bundle, *paths, "--out", tmp_path / "out") == 1
+    assert (tmp_path / "out" / "TWO" / "x.txt").read_text() == "TWO\n"
+    expected = f"asr: {tmp_path}/out/ONE/x.txt: cannot be written (file exists)\n"
+    assert capsys.readouterr().err == expected
+
+
+def test_a_full_disk(
+    standin_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Output
+) -> None:
+    paths = [record(tmp_path / f"{i}.wav", "WORD") for i in range(3)]
+    calls = []
+
+    def fsync(descriptor: int) -> None:
+        calls.append(descriptor)
+        if len(calls) == 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(files.os, "fsync", fsync)
+    assert run(standin_bundle, *paths, "--out", tmp_path / "out") == 1
+    assert tree(tmp_path / "out") == {"0.txt": "WORD\n", "2.txt": "WORD\n"}
+    expected = f"asr: {tmp_path}/out/1.txt: cannot be written (no space left on device)\n"
+    assert capsys.readouterr().err == expected
+
+
+def test_killed_and_gone_on(standin_bundle: Path, tmp_path: Path) -> None:
+    texts = [f"{a}{b} {a}" for a in "ABCDEFGHIJ" for b in "KLMNOPQRST"]
+    for text in texts:
+        record(tmp_path / "in" / f"{text}.wav", text)
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "asr.cli", "transcribe", str(tmp_path / "in"), "--model",
+               str(standin_bundle), "--out", str(out), "--skip-existing", "--threads", "1"]  # fmt: skip
+    process = subprocess.Popen(command)
+    while process.poll() is None and len(list(out.glob("*.txt"))) < 20:
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    done = {p.name: (p.read_text(), p.stat().st_mtime_ns) for p in out.glob("*.txt")}
+    assert all(text == f"{Path(name).stem}\n" for name, (text, _) in done.items())
+    assert process.returncode == -signal.SIGKILL and 20 <= len(done) < 100
+    assert subprocess.run(command, check=False).returncode == 0
+    after = {p.name: (p.read_text(), p.stat().st_mtime_ns) for p in out.glob("*.txt")}
+    assert {Path(name).stem: text for name, (text, _) in after.items()} == {t: f"{t}\n" for t in texts}
+    assert {name: after[name] for name in done} == done  # none was done twice
+
+
+def test_progress_on_a_terminal(standin_bundle: Path, tmp_path: Path) -> None:
+    path = record(tmp_path / "a.wav", "A WORD " * 300)
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "asr.cli", "transcribe", str(path), "--model", str(standin_bundle)]
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120"}
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=theirs, env=environment, check=True)
+    os.close(theirs)
+    shown = os.read(ours, 100_000).decode()
+    os.close(ours)
+    assert done.stdout.decode() == ("A WORD " * 300).strip() + "\n"
+    assert "of 4.2 min" in shown and "x real time" in shown
