@@ -99,7 +99,9 @@ def _finite(samples: np.ndarray, name: str) -> np.ndarray:
 
 def pick(block: np.ndarray, channel: Channel, name: str = "audio") -> np.ndarray:
     """`[samples, channels]` -> `[samples, C]`, as in `stream`. Raises AudioError for a channel it lacks."""
-    if isinstance(channel, int) and not 0 <= channel < block.shape[1]:
+    if channel not in ("mix", "split") and (
+        not isinstance(channel, int | np.integer) or not 0 <= channel < block.shape[1]
+    ):
         raise AudioError(f"{name}: no channel {channel}; it has {block.shape[1]}, counted from 0")
     if channel == "split" or block.shape[1] == 1:
         return block

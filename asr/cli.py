@@ -7,17 +7,17 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from asr.cli_decoding import add_decoding, decoding_of, positive
+from asr.cli_decoding import add_decoding, decoding_of, manifests, positive
 from asr.cli_lm import add_lm
 from asr.cli_model import add_export, add_info
 from asr.cli_transcribe import add_transcribe
 from asr.console import complain, open_output
-from asr.errors import AsrError, TextError
+from asr.errors import AsrError, TextError, UsageError
 from asr.text import ENGLISH
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command. Returns 0, 1 after errors that were named, 2 for wrong usage (by SystemExit)."""
+    """Run one command. Returns 0, 1 after errors that were named, 2 for wrong usage (or by SystemExit)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     open_output()
     try:
@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _run(arguments)
         except AsrError as error:
             complain(str(error))
-            return 1
+            return 2 if isinstance(error, UsageError) else 1
         finally:
             print(end="", flush=True)  # here, where a failure can still be handled
     except KeyboardInterrupt:
@@ -94,7 +94,7 @@ def evaluate(options: argparse.Namespace) -> int:
     from asr.scoring import evaluate, report, wer
 
     model = load_model(options.model, options.threads, decoding_of(options))
-    result = evaluate.evaluate(model, _manifests(options.manifests), progress=True)
+    result = evaluate.evaluate(model, manifests(options.manifests), progress=True)
     try:
         if options.details:
             wer.write_details(options.details, result.scores)
@@ -112,7 +112,7 @@ def tune(options: argparse.Namespace) -> int:
     from asr.scoring import report, tune
 
     tuned = tune.tune_bundle(
-        options.model, _manifests(options.manifests), decoding_of(options), options.threads
+        options.model, manifests(options.manifests), decoding_of(options), options.threads
     )
     for lm_weight, word_bonus, errors in tuned.tuning.trials:
         print(f"language model weight {lm_weight:.2f}, word bonus {word_bonus:.2f}: {errors} word errors")
@@ -166,10 +166,6 @@ def _text(argument: str) -> str:
     if len(argument.split()) == 1 and (path.suffix or path.name != argument):
         raise TextError(f"{argument}: no such file; give a text, or a file that holds it")
     return argument
-
-
-def _manifests(paths: Sequence[Path]) -> list[Path]:
-    return [path / "manifest.jsonl" if path.is_dir() else path for path in paths]
 
 
 def _parser() -> argparse.ArgumentParser:

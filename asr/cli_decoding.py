@@ -1,10 +1,11 @@
 """The flags of the commands that decode."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from asr.errors import AsrError
+from asr.errors import UsageError
 
 if TYPE_CHECKING:
     from asr.inference.decoder import DecodingOptions
@@ -42,12 +43,17 @@ def decoding_of(options: argparse.Namespace) -> "DecodingOptions":
     from asr.model.bundle import read_config
 
     if options.greedy and (options.lm or options.lexicon or options.hotword or options.beam):
-        raise AsrError("--greedy takes no --lm, --lexicon, --hotword or --beam; leave one of them out")
+        raise UsageError("--greedy takes no --lm, --lexicon, --hotword or --beam; leave one of them out")
     given = {name: getattr(options, name) for name in _BEAM if getattr(options, name) is not None}
     if options.hotword:
         given["hotwords"] = tuple(Hotword(phrase, options.hotword_boost) for phrase in options.hotword)
     beam = replace(beam_options(options.model, read_config(options.model)), **given) if given else None
     return DecodingOptions(options.greedy, options.lm, options.lexicon, beam)
+
+
+def manifests(paths: Sequence[Path]) -> list[Path]:
+    """Of a folder, the manifest in it."""
+    return [path / "manifest.jsonl" if path.is_dir() else path for path in paths]
 
 
 def positive(text: str) -> int:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from asr.cli_decoding import positive
+from asr.cli_decoding import manifests, positive
 from asr.console import complain, open_output
 from asr.errors import AsrError
 
@@ -18,7 +18,7 @@ def add_export(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     command.add_argument(
         "--weights", required=True, choices=["int8", "float16"], help="a quarter or half the size of float32"
     )
-    command.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="the new bundle")
+    command.add_argument("--out", type=Path, metavar="FOLDER", help="the new bundle (BUNDLE-int8, say)")
     command.add_argument(
         "--manifest",
         type=Path,
@@ -39,7 +39,7 @@ def add_info(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
 
 
 def export(options: argparse.Namespace) -> int:
-    """`asr export BUNDLE --weights int8|float16 --out FOLDER [--manifest MANIFEST...]`."""
+    """`asr export BUNDLE --weights int8|float16 [--out FOLDER] [--manifest MANIFEST...]`."""
     try:
         from asr.model.compress import compress_bundle
     except ModuleNotFoundError as error:
@@ -48,12 +48,14 @@ def export(options: argparse.Namespace) -> int:
         raise AsrError("onnx is not installed; asr export needs pip install onnx") from None
     from rich.filesize import decimal
 
+    bundle = options.bundle
+    out = options.out or bundle.with_name(f"{bundle.resolve().name}-{options.weights}")
     problems: list[str] = []
     measure = _measurement(options, problems) if options.manifest else None
-    compress_bundle(options.bundle, options.out, options.weights, measure)
-    before, after = (_model_bytes(folder) for folder in (options.bundle, options.out))
+    compress_bundle(bundle, out, options.weights, measure)
+    before, after = (_model_bytes(folder) for folder in (bundle, out))
     share = f"{100 * after / before:.0f} % of {decimal(before)}"
-    print(f"{options.out}: model.onnx has {decimal(after)}, {share}")
+    print(f"{out}: model.onnx has {decimal(after)}, {share}")
     if measure is None:
         print("WER was not measured; name a development set with --manifest")
     for problem in dict.fromkeys(problems):  # most are those of both bundles
@@ -79,18 +81,18 @@ def _measurement(options: argparse.Namespace, problems: list[str]) -> Callable[[
     from asr.scoring.bootstrap import compare
     from asr.scoring.evaluate import evaluate
 
-    manifests = [path / "manifest.jsonl" if path.is_dir() else path for path in options.manifest]
+    chosen = manifests(options.manifest)
 
     def measure(compressed: Path) -> dict[str, Any]:
         bundles = {"float32": options.bundle, options.weights: compressed}
         reports = {
-            weights: evaluate(load_model(folder, options.threads), manifests, progress=True)
+            weights: evaluate(load_model(folder, options.threads), chosen, progress=True)
             for weights, folder in bundles.items()
         }
         for weights, report in reports.items():
             words = report.words
             if not words.length:
-                raise AsrError(f"{_names(manifests)}: no word to score; name another manifest")
+                raise AsrError(f"{_names(chosen)}: no word to score; name another manifest")
             print(f"WER with {weights} weights: {100 * words.rate:.2f} % ({words.errors} of {words.length})")
             problems.extend(f"{p.id}: {p.reason}" for p in report.problems)
         before, after = reports.values()
@@ -99,7 +101,7 @@ def _measurement(options: argparse.Namespace, problems: list[str]) -> Callable[[
             f"difference: {100 * change.difference:+.2f} points, "
             f"95 % interval {100 * change.low:+.2f} to {100 * change.high:+.2f}"
         )
-        name = _names(manifests)
+        name = _names(chosen)
         return {f"{name}, {weights} weights": round(r.words.rate, 6) for weights, r in reports.items()}
 
     return measure

@@ -2,14 +2,15 @@
 
 import argparse
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from asr.cli_decoding import add_decoding, decoding_of, positive
 from asr.console import complain, open_output
-from asr.errors import AsrError
+from asr.errors import AsrError, UsageError
 
 if TYPE_CHECKING:
     from asr.audio import Channel
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from asr.inference.transcript import Transcript
 
 FORMATS = ("txt", "srt", "vtt", "json", "tsv")
+_MOST_ASKED = 500
+"""Recordings whose lengths are asked for before the first is transcribed."""
 
 
 def add_transcribe(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -66,18 +69,20 @@ def transcribe(options: argparse.Namespace) -> int:
     for error in errors:
         failures.add(str(error))
     formats = _formats(options)
+    if options.n_best > 1 and (options.greedy or not (options.json or "json" in formats)):
+        raise UsageError("--n-best lists hypotheses of a beam search in JSON; give --json, and no --greedy")
     outputs = output_paths(recordings, formats, options.out) if formats else {}
     if options.skip_existing:
         if not formats:
-            raise AsrError("--skip-existing takes files that may exist; give --format or --out as well")
+            raise UsageError("--skip-existing takes files that may exist; give --format or --out as well")
         recordings = [r for r in recordings if not all(p.exists() for p in outputs[r.path].values())]
     if not recordings:
         return failures.status
     from asr.inference.transcriber import load_model
 
     model = load_model(options.model, options.threads, decoding_of(options))
-    write = _to_files(outputs) if formats else _to_terminal(options.json, len(recordings) > 1)
-    with _progress(recordings) as on_audio:
+    with _progress(recordings) as (on_audio, say):
+        write = _to_files(outputs) if formats else _to_terminal(options.json, len(recordings) > 1, say)
         results = model.transcribe_files(
             (recording.path for recording in recordings),
             channel=options.channel,
@@ -106,17 +111,14 @@ class _Failures:
 _Write = Callable[[Path, "Transcript", _Failures], None]
 
 
-def _to_terminal(as_json: bool, named: bool) -> _Write:
+def _to_terminal(as_json: bool, named: bool, say: Callable[[str], None]) -> _Write:
     from asr.inference import writers
 
     if as_json:
         open_output("utf-8")
 
     def write(path: Path, transcript: "Transcript", _: _Failures) -> None:
-        if as_json:
-            print(writers.json_line(path, transcript), flush=True)
-        else:
-            print(writers.text_line(path, transcript, named), flush=True)
+        say(writers.json_line(path, transcript) if as_json else writers.text_line(path, transcript, named))
 
     return write
 
@@ -140,7 +142,7 @@ def _formats(options: argparse.Namespace) -> tuple[str, ...]:
     """Kinds of files to write; none where the terminal is meant."""
     asked = options.format or (["txt"] if options.out else [])
     if asked and options.json:
-        raise AsrError("--json prints; give --format json to write files")
+        raise UsageError("--json prints; give --format json to write files")
     return FORMATS if "all" in asked else tuple(kind for kind in FORMATS if kind in asked)
 
 
@@ -152,11 +154,17 @@ def _channel(text: str) -> "Channel":
     return int(text)
 
 
+_Progress = tuple[Callable[[float], None] | None, Callable[[str], None]]
+
+
 @contextmanager
-def _progress(recordings: "Iterable[Recording]") -> "Iterator[Callable[[float], None] | None]":
-    """A bar with the minutes of audio done, and the speed, where standard error is a terminal."""
+def _progress(recordings: "Sequence[Recording]") -> Iterator[_Progress]:
+    """What to call with seconds of audio that are done, and with lines to print.
+
+    Where standard error is a terminal, it shows a bar with the minutes of audio done, and the speed.
+    """
     if not sys.stderr.isatty():
-        yield None
+        yield None, partial(print, flush=True)
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -166,10 +174,7 @@ def _progress(recordings: "Iterable[Recording]") -> "Iterator[Callable[[float], 
         TextColumn("{task.fields[done]} min, {task.fields[speed]} x real time"),
         TimeRemainingColumn(),
     )
-    # Texts that are printed meanwhile stay above the bar; those that go into a file or a pipe go there.
-    with Progress(
-        *columns, console=Console(stderr=True), transient=True, redirect_stdout=sys.stdout.isatty()
-    ) as bar:
+    with Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False) as bar:
         task = bar.add_task("", total=_seconds(recordings), done="0", speed="-")
 
         def on_audio(seconds: float) -> None:
@@ -178,16 +183,19 @@ def _progress(recordings: "Iterable[Recording]") -> "Iterator[Callable[[float], 
             done = f"{state.completed / 60:.1f}" + (f" of {state.total / 60:.1f}" if state.total else "")
             bar.update(task, done=done, speed=f"{state.completed / max(state.elapsed or 0, 1e-3):.0f}")
 
-        yield on_audio
+        # On the same terminal texts stay above the bar; in a file or a pipe they do not meet it.
+        above = partial(bar.console.print, soft_wrap=True, markup=False, highlight=False, emoji=False)
+        yield on_audio, above if sys.stdout.isatty() else partial(print, flush=True)
 
 
-def _seconds(recordings: "Iterable[Recording]") -> float | None:
-    """Length of all that can be read; None where one does not say."""
+def _seconds(recordings: "Sequence[Recording]") -> float | None:
+    """Length of all that can be read; None where one does not say, or where to ask them takes long."""
     from asr import audio
 
     total = 0.0
-    for recording in recordings:
-        if recording.path == Path("-"):
+    for recording in recordings[: _MOST_ASKED + 1]:
+        # What is no plain file, as a pipe, can be read only once.
+        if not recording.path.is_file() or len(recordings) > _MOST_ASKED:
             return None
         try:
             seconds = audio.stated_duration(recording.path)

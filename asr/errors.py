@@ -5,6 +5,10 @@ class AsrError(Exception):
     """Base of all errors that the command line prints without a traceback."""
 
 
+class UsageError(AsrError):
+    """Arguments of a command that contradict each other."""
+
+
 class AudioError(AsrError):
     """A recording that cannot be read."""
 

@@ -1,6 +1,7 @@
 """Containers that libsndfile does not know (mp4, webm, mkv, video), decoded by FFmpeg through PyAV.
 
 FFmpeg is told the format and never guesses: some of those it knows, such as playlists, open other files.
+Frames are laid end to end: a track that begins late, or has gaps, gives times that are early by as much.
 """
 
 import itertools

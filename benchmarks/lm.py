@@ -9,23 +9,14 @@ of 20 times, the file being in the system's cache.
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
-
-@dataclass(frozen=True)
-class Run:
-    """A process: seconds by the clock, seconds of CPU, peak memory in MiB."""
-
-    seconds: float
-    cpu_seconds: float
-    peak_mib: float
+from benchmarks.process import Run, run
 
 
 def main() -> None:
@@ -49,17 +40,6 @@ def main() -> None:
             peer = [str(arguments.lmplz), "-o", arguments.order, *prune, "--text", str(arguments.text)]
             result["lmplz"] = asdict(run([*peer, "--arpa", str(Path(name) / "lm.arpa"), "-T", name]))
     print(json.dumps(result, indent=1) if arguments.json else table(result))
-
-
-def run(command: list[str]) -> Run:
-    """Run it to its end; what it prints goes to standard error."""
-    begin = time.perf_counter()
-    process = subprocess.Popen(command, stdout=sys.stderr)
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise SystemExit(f"{command[0]} failed")
-    seconds = time.perf_counter() - begin
-    return Run(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
 
 
 def load_milliseconds(path: Path) -> float:

@@ -11,11 +11,8 @@ reads in a process of its own: its speed and peak memory.
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +25,7 @@ from asr.inference.decoder import DecodingOptions
 from asr.inference.transcriber import load_model
 from asr.model.bundle import LM
 from asr.scoring.wer import score, total
+from benchmarks.process import run
 
 if TYPE_CHECKING:
     from asr.manifest import Utterance
@@ -39,14 +37,17 @@ LEAST, MOST = 60.0, 180.0
 def main() -> None:
     """Parse, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--model", type=Path, required=True)
-    parser.add_argument("--manifest", type=Path, required=True)
+    parser.add_argument("--model", type=Path, default=Path("exp/mini/bundle"))
+    parser.add_argument("--manifest", type=Path, default=Path("data/librispeech/dev-excerpt/manifest.jsonl"))
     parser.add_argument("--hours", type=float, default=3.0, help="0 for none")
+    parser.add_argument("--threads", default="2", help="of the command on the long file")
     parser.add_argument("--seed", type=int, default=0, help="of the recordings' lengths")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     utterances = manifest.read(arguments.manifest)
     recordings = list(joined(utterances, arguments.seed))
+    if not recordings:
+        raise SystemExit(f"{arguments.manifest}: no chapter of a minute; ids are speaker-chapter-number")
     seconds = [sum(u.duration for u in recording) for recording in recordings]
     result: dict[str, Any] = {
         "recordings": len(recordings),
@@ -57,7 +58,7 @@ def main() -> None:
     if (arguments.model / LM).exists():
         result["with_lm"] = compare(arguments.model, recordings, DecodingOptions())
     if arguments.hours:
-        result["long"] = long_file(arguments.model, utterances, arguments.hours)
+        result["long"] = long_file(arguments.model, utterances, arguments.hours, arguments.threads)
     print(json.dumps(result, indent=1) if arguments.json else table(result))
 
 
@@ -78,9 +79,9 @@ def joined(utterances: "list[Utterance]", seed: int) -> "Iterator[list[Utterance
 
 
 def compare(bundle: Path, recordings: "list[list[Utterance]]", options: DecodingOptions) -> dict[str, float]:
-    """WER in % of the recordings as a whole, and of their utterances one by one."""
+    """WER, deletions and insertions in % of the recordings as a whole, and of their utterances one by one."""
     model = load_model(bundle, decoding=options)
-    rates = {}
+    result = {}
     for way in ("one_by_one", "whole"):
         counts = []
         for recording in recordings:
@@ -88,11 +89,14 @@ def compare(bundle: Path, recordings: "list[list[Utterance]]", options: Decoding
             pieces = waveforms if way == "one_by_one" else [np.concatenate(waveforms)]
             text = " ".join(transcript.text for transcript in model.transcribe_batch(pieces))
             counts.append(score(recording[0].id, " ".join(u.text for u in recording), text).words)
-        rates[way] = 100 * total(counts).rate
-    return {**rates, "difference": rates["whole"] - rates["one_by_one"]}
+        words = total(counts)
+        result[way] = 100 * words.rate
+        result[f"{way}_deletions"] = 100 * words.deletions / words.length
+        result[f"{way}_insertions"] = 100 * words.insertions / words.length
+    return {**result, "difference": result["whole"] - result["one_by_one"]}
 
 
-def long_file(bundle: Path, utterances: "list[Utterance]", hours: float) -> dict[str, float]:
+def long_file(bundle: Path, utterances: "list[Utterance]", hours: float, threads: str) -> dict[str, float]:
     """Speed and peak memory of the command on one long FLAC file."""
     with tempfile.TemporaryDirectory() as name:
         path = Path(name) / "long.flac"
@@ -102,14 +106,9 @@ def long_file(bundle: Path, utterances: "list[Utterance]", hours: float) -> dict
                     file.write(audio.read(utterance.audio_filepath))
                 file.flush()
             seconds = file.frames / 16_000
-        command = [sys.executable, "-m", "asr.cli", "transcribe", str(path), "--model", str(bundle)]
-        begin = time.perf_counter()
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        _, status, usage = os.wait4(process.pid, 0)
-        wall = time.perf_counter() - begin
-    if status:
-        raise SystemExit(f"{' '.join(command)} failed")
-    return {"hours": seconds / 3600, "xrt": seconds / wall, "rss_mib": usage.ru_maxrss / 1024}
+        command = ["transcribe", str(path), "--model", str(bundle), "--threads", threads]
+        done = run([sys.executable, "-m", "asr.cli", *command, "--format", "all", "--out", name])
+    return {"hours": seconds / 3600, "xrt": seconds / done.seconds, "rss_mib": done.peak_mib}
 
 
 def table(result: dict[str, Any]) -> str:
@@ -120,7 +119,9 @@ def table(result: dict[str, Any]) -> str:
             row = result[key]
             lines.append(
                 f"{key:8} WER one by one {row['one_by_one']:.2f} %, whole {row['whole']:.2f} %, "
-                f"difference {row['difference']:+.2f} points"
+                f"difference {row['difference']:+.2f} points; deletions "
+                f"{row['one_by_one_deletions']:.2f} and {row['whole_deletions']:.2f} %, insertions "
+                f"{row['one_by_one_insertions']:.2f} and {row['whole_insertions']:.2f} %"
             )
     if "long" in result:
         row = result["long"]

@@ -1,6 +1,6 @@
 """The peers of benchmarks.transcription, each run as a process that turns audio files into text files.
 
-python -m benchmarks.transcribers torch|pocketsphinx MODEL LIST_OF_FILES THREADS --out FOLDER
+python -m benchmarks.transcribers torch|pocketsphinx LIST_OF_FILES --out FOLDER [--model BUNDLE] ...
 """
 
 import argparse
@@ -18,30 +18,34 @@ def main() -> None:
     """Parse and transcribe."""
     parser = argparse.ArgumentParser()
     parser.add_argument("peer", choices=["torch", "pocketsphinx"])
-    parser.add_argument("model", type=Path)
     parser.add_argument("files", type=Path)
-    parser.add_argument("threads", type=int)
+    parser.add_argument("--model", type=Path)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--greedy", action="store_true")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     paths = [Path(line) for line in arguments.files.read_text().splitlines()]
     arguments.out.mkdir(parents=True, exist_ok=True)
     if arguments.peer == "torch":
-        texts = by_torch(arguments.model, paths, arguments.threads)
+        texts = by_torch(arguments.model, paths, arguments.threads, arguments.greedy)
     else:
         texts = by_pocketsphinx(paths)
     for path, text in texts:
         (arguments.out / f"{path.stem}.txt").write_text(text + "\n")
 
 
-def by_torch(bundle: Path, paths: Iterable[Path], threads: int) -> Iterator[tuple[Path, str]]:
+def by_torch(
+    bundle: Path, paths: Iterable[Path], threads: int, is_greedy: bool
+) -> Iterator[tuple[Path, str]]:
     """Our pipeline with torch for features and model; a thread a batch, as with ONNX Runtime."""
     import torch
 
     from asr.errors import AsrError
     from asr.features.logmel import LogMel, LogMelConfig
     from asr.inference.decoder import Decoder, DecodingOptions
-    from asr.inference.engine import Engine
+    from asr.inference.engine import SUBSAMPLING, Engine
     from asr.inference.transcriber import Transcriber
+    from asr.inference.windows import FrameGrid
     from asr.model.bundle import read_config
     from asr.model.export import load_acoustic_model
 
@@ -50,7 +54,8 @@ def by_torch(bundle: Path, paths: Iterable[Path], threads: int) -> Iterator[tupl
 
     class TorchEngine(Engine):
         def __init__(self) -> None:
-            super().__init__(bundle, config)  # for the grid of frames; its session is not used
+            self.grid = FrameGrid(int(config.log_mel["window"]), SUBSAMPLING * int(config.log_mel["hop"]))
+            self.vocabulary = config.tokenizer.size
             self._model = load_acoustic_model(bundle)
             self._log_mel = LogMel(LogMelConfig(**config.log_mel))
 
@@ -65,7 +70,7 @@ def by_torch(bundle: Path, paths: Iterable[Path], threads: int) -> Iterator[tupl
             return [row[w.keep_from : w.keep_to] for row, w in zip(rows, windows, strict=True)]
 
     engine = TorchEngine()
-    decoder = Decoder(bundle, config, engine.frame_seconds, DecodingOptions())
+    decoder = Decoder(bundle, config, engine.frame_seconds, DecodingOptions(greedy=is_greedy))
     for path, result in Transcriber(engine, decoder, config, threads).transcribe_files(paths):
         if isinstance(result, AsrError):
             raise result

@@ -5,17 +5,22 @@ import json
 import os
 import pty
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
 
-from asr import files
+from asr import cli_transcribe, files
 from asr.cli import main
+from asr.inference import writers
 from tests.standin import speak
 
 Output = pytest.CaptureFixture[str]
@@ -69,7 +74,7 @@ def test_skip_existing_does_the_rest(standin_bundle: Path, tmp_path: Path, capsy
     assert run(*arguments) == 0
     assert [(tmp_path / f"{i}.txt").read_text() for i in range(3)] == ["NEW\n", "OLD\n", "NEW\n"]
     assert run(*arguments) == 0  # nothing is left to do
-    assert run(standin_bundle, paths[0], "--skip-existing") == 1
+    assert run(standin_bundle, paths[0], "--skip-existing") == 2
     expected = "asr: --skip-existing takes files that may exist; give --format or --out as well\n"
     assert capsys.readouterr().err == expected
 
@@ -83,8 +88,29 @@ def test_one_of_two_files_that_exists_is_not_enough(standin_bundle: Path, tmp_pa
 
 def test_json_prints_and_format_writes(standin_bundle: Path, tmp_path: Path, capsys: Output) -> None:
     path = record(tmp_path / "a.wav", "A")
-    assert run(standin_bundle, path, "--json", "--format", "txt") == 1
+    assert run(standin_bundle, path, "--json", "--format", "txt") == 2
     assert capsys.readouterr().err == "asr: --json prints; give --format json to write files\n"
+
+
+@pytest.mark.parametrize("flags", [["--n-best", "2"], ["--n-best", "2", "--json", "--greedy"]])
+def test_n_best_without_a_place(
+    standin_bundle: Path, tmp_path: Path, flags: list[str], capsys: Output
+) -> None:
+    assert run(standin_bundle, record(tmp_path / "a.wav", "A"), *flags) == 2
+    assert "--n-best lists hypotheses" in capsys.readouterr().err
+
+
+def test_formats_are_those_of_the_writers() -> None:
+    assert tuple(writers.FORMATS) == cli_transcribe.FORMATS
+
+
+def test_a_pattern_that_names_outputs_as_well(standin_bundle: Path, tmp_path: Path, capsys: Output) -> None:
+    record(tmp_path / "a.wav", "ONE")
+    for _ in range(2):
+        arguments = [tmp_path / "*", "--format", "txt", "--format", "json", "--skip-existing"]
+        assert run(standin_bundle, *arguments) == 0
+        assert {p.name for p in tmp_path.iterdir()} == {"a.wav", "a.txt", "a.json"}
+    assert capsys.readouterr() == ("", "")
 
 
 def test_standard_input(standin_bundle: Path, tmp_path: Path) -> None:
@@ -108,7 +134,9 @@ def test_channels_as_a_dialogue(standin_bundle: Path, tmp_path: Path, capsys: Ou
     assert "'left' is not mix, split, or a number from 0" in capsys.readouterr().err
 
 
-def test_bad_inputs_fail_alone(standin_bundle: Path, tmp_path: Path, capsys: Output) -> None:
+def test_bad_inputs_fail_alone(
+    standin_bundle: Path, tmp_path: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
     good = record(tmp_path / "good.wav", "GOOD")
     (tmp_path / "empty.wav").touch()
     (tmp_path / "text.wav").write_text("not a recording")
@@ -119,7 +147,14 @@ def test_bad_inputs_fail_alone(standin_bundle: Path, tmp_path: Path, capsys: Out
     soundfile.write(tmp_path / "nan.wav", np.full(900, np.nan), 16_000, subtype="FLOAT")
     soundfile.write(tmp_path / "short.wav", np.zeros(160), 16_000)
     (tmp_path / "void").mkdir()
-    bad = [tmp_path / f"{name}.wav" for name in ("empty", "text", "loop", "cut", "none", "nan", "short")]
+    soundfile.write(tmp_path / "whole.flac", speak("A LONG WORD"), 16_000)
+    (tmp_path / "flac.wav").write_bytes((tmp_path / "whole.flac").read_bytes()[:-50])
+    soundfile.write(tmp_path / "inf.wav", np.full(900, np.inf), 16_000, subtype="FLOAT")
+    with socket.socket(socket.AF_UNIX) as unreadable:
+        monkeypatch.chdir(tmp_path)  # the names of sockets are short
+        unreadable.bind("socket.wav")
+    names = ("empty", "text", "loop", "cut", "flac", "socket", "none", "nan", "inf", "short")
+    bad = [tmp_path / f"{name}.wav" for name in names]
     assert run(standin_bundle, *bad, tmp_path / "void", good) == 1
     out, err = capsys.readouterr()
     assert out == f"{good}: GOOD\n"
@@ -130,7 +165,8 @@ def test_bad_inputs_fail_alone(standin_bundle: Path, tmp_path: Path, capsys: Out
         lines[1:],
         bad,
         ("the file is empty", "Format not recognised", "too many levels of symbolic links", "cut off",
-         "no samples", "not finite", "too short to transcribe (0.010 s; it takes 0.025 s)"),
+         "cut off", "no such device", "no samples", "not finite", "not finite",
+         "too short to transcribe (0.010 s; it takes 0.025 s)"),
         strict=True,
     ):  # fmt: skip
         assert line.startswith(f"asr: {path}: ") and reason in line
@@ -195,32 +231,57 @@ def test_a_full_disk(
 def test_killed_and_gone_on(standin_bundle: Path, tmp_path: Path) -> None:
     texts = [f"{a}{b} {a}" for a in "ABCDEFGHIJ" for b in "KLMNOPQRST"]
     for text in texts:
-        record(tmp_path / "in" / f"{text}.wav", text)
+        record(tmp_path / "in" / f"{text}.wav", text + 100 * " ")  # twelve seconds, five groups in all
     out = tmp_path / "out"
     command = [sys.executable, "-m", "asr.cli", "transcribe", str(tmp_path / "in"), "--model",
                str(standin_bundle), "--out", str(out), "--skip-existing", "--threads", "1"]  # fmt: skip
     process = subprocess.Popen(command)
-    while process.poll() is None and len(list(out.glob("*.txt"))) < 20:
+    while process.poll() is None and len(list(out.glob("*.txt"))) < 10:
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
     process.wait()
     done = {p.name: (p.read_text(), p.stat().st_mtime_ns) for p in out.glob("*.txt")}
     assert all(text == f"{Path(name).stem}\n" for name, (text, _) in done.items())
-    assert process.returncode == -signal.SIGKILL and 20 <= len(done) < 100
+    assert process.returncode == -signal.SIGKILL and 10 <= len(done) < 100
     assert subprocess.run(command, check=False).returncode == 0
     after = {p.name: (p.read_text(), p.stat().st_mtime_ns) for p in out.glob("*.txt")}
     assert {Path(name).stem: text for name, (text, _) in after.items()} == {t: f"{t}\n" for t in texts}
     assert {name: after[name] for name in done} == done  # none was done twice
 
 
+def on_terminal(command: list[str | Path], **options: Any) -> tuple[bytes, str]:
+    """What a command prints, and what it shows on a terminal as its standard error."""
+    ours, theirs = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120"}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=theirs, env=environment, **options)
+    os.close(theirs)
+    shown: list[bytes] = []
+
+    def drain() -> None:
+        with suppress(OSError):  # the end of a terminal
+            while piece := os.read(ours, 4096):
+                shown.append(piece)
+
+    reader = threading.Thread(target=drain)
+    reader.start()
+    out, _ = process.communicate(timeout=60)
+    reader.join()
+    os.close(ours)
+    assert process.returncode == 0
+    return out, b"".join(shown).decode()
+
+
 def test_progress_on_a_terminal(standin_bundle: Path, tmp_path: Path) -> None:
     path = record(tmp_path / "a.wav", "A WORD " * 300)
-    ours, theirs = pty.openpty()
-    command = [sys.executable, "-m", "asr.cli", "transcribe", str(path), "--model", str(standin_bundle)]
-    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120"}
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=theirs, env=environment, check=True)
-    os.close(theirs)
-    shown = os.read(ours, 100_000).decode()
-    os.close(ours)
-    assert done.stdout.decode() == ("A WORD " * 300).strip() + "\n"
+    command = [sys.executable, "-m", "asr.cli", "transcribe", path, "--model", standin_bundle]
+    out, shown = on_terminal(command)
+    assert out.decode() == ("A WORD " * 300).strip() + "\n"
     assert "of 4.2 min" in shown and "x real time" in shown
+
+
+def test_progress_does_not_read_a_pipe(standin_bundle: Path, tmp_path: Path) -> None:
+    path = record(tmp_path / "a.wav", "ONCE ONLY")
+    command = [sys.executable, "-m", "asr.cli", "transcribe", "/dev/stdin", "--model", standin_bundle]
+    with subprocess.Popen(["cat", path], stdout=subprocess.PIPE) as source:
+        out, _ = on_terminal(command, stdin=source.stdout)
+    assert out == b"ONCE ONLY\n"

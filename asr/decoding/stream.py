@@ -1,7 +1,8 @@
 """Decoding of posteriors that come in pieces, in bounded memory however long the recording is.
 
-Words that lie SETTLE frames back are final: hypotheses that have others there are dropped, and the posteriors
-of final words are forgotten. Up to LOOK_BACK frames, a recording is decoded as if it came in one piece.
+When LOOK_BACK frames are held, words that lie SETTLE frames back become final: hypotheses that have others
+there are dropped, and the posteriors of final words are forgotten. Up to LOOK_BACK frames, a recording is
+decoded as if it came in one piece. Where no word ends for longer, all is held until one does.
 """
 
 from collections.abc import Sequence
@@ -50,8 +51,8 @@ class Search(Protocol):
     def best(self, frames: np.ndarray) -> Placed:
         """The best words so far."""
 
-    def keep(self, words: int) -> None:
-        """Make the first words of `best` final."""
+    def keep(self, words: int, frames: int) -> None:
+        """Make the first words of `best` final, and forget so many frames."""
 
     def finish(self, frames: np.ndarray) -> tuple[Placed, list[Alternative]]:
         """The best words at the end, and the n-best list, whose scores are of the whole recording."""
@@ -103,10 +104,12 @@ class Stream:
             self._time(frames, placed, words)
             if words:
                 limit = int(placed.alignment.ends[placed.spans[words - 1][2] - 1])
-            self._search.keep(words)
+            self._search.keep(words, limit)
             self._frames = frames[limit:].copy()
             self._count -= limit
             self._forgotten += limit
+        else:
+            self._search.keep(0, 0)
         self._due = max(LOOK_BACK, 2 * self._count)
 
     def _gather(self) -> np.ndarray:
@@ -142,7 +145,7 @@ class GreedySearch:
         tokens, alignment = best_path(frames)
         return Placed(tokens, word_spans(tokens, self._tokenizer), alignment)
 
-    def keep(self, words: int) -> None:
+    def keep(self, words: int, frames: int) -> None:
         pass
 
     def finish(self, frames: np.ndarray) -> tuple[Placed, list[Alternative]]:
@@ -156,6 +159,7 @@ class AlignedBeamSearch:
     def __init__(self, search: BeamSearch, separator: int | None) -> None:
         self._search, self._separator = search, separator
         self._first: list[int] = []  # the separator after the last final word
+        self._first_end = 0
 
     def advance(self, log_probs: np.ndarray) -> None:
         self._search.advance(log_probs)
@@ -165,11 +169,16 @@ class AlignedBeamSearch:
         tokens, spans = join_words([(w.text, w.tokens) for w in words], self._separator, self._first)
         if words and self._separator is not None:
             tokens.append(self._separator)
-        return _place(frames, [*tokens, *under_way], spans)
+        placed = _place(frames, [*tokens, *under_way], spans)
+        self._first_end = int(placed.alignment.ends[0]) if self._first else 0
+        return placed
 
-    def keep(self, words: int) -> None:
+    def keep(self, words: int, frames: int) -> None:
         self._search.keep(words)
-        self._first = [self._separator] if words and self._separator is not None else []
+        if words and self._separator is not None:
+            self._first = [self._separator]
+        elif self._first_end <= frames:
+            self._first = []
 
     def finish(self, frames: np.ndarray) -> tuple[Placed, list[Alternative]]:
         n_best = self._search.finish()

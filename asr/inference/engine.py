@@ -54,7 +54,10 @@ class Engine:
         for row, window in zip(padded, windows, strict=True):
             row[: len(window.samples)] = window.samples
         inputs = {"waveforms": padded, "lengths": lengths}
-        log_probs, frames = self._session.run(["log_probs", "frames"], inputs)
+        try:
+            log_probs, frames = self._session.run(["log_probs", "frames"], inputs)
+        except Exception as error:  # ONNX Runtime's exceptions share no other base
+            raise BundleError(f"{self.path}: ONNX Runtime failed ({str(error).splitlines()[0]})") from None
         expected = [self.grid.frames(int(length)) for length in lengths]
         if frames.tolist() != expected or log_probs.shape[2] != self.vocabulary:
             raise BundleError(f"{self.path}: its outputs do not fit config.json; export the bundle again")

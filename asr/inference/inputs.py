@@ -20,6 +20,8 @@ mp4 m4v mov qt 3gp 3g2 webm mkv avi wmv asf flv ts mts m2ts mpg mpeg vob
 SUFFIXES = frozenset(f".{name}" for name in _KNOWN.split())
 """What recordings in a folder are known by, in any case; a file given by name may end in anything."""
 
+OUTPUT_SUFFIXES = frozenset({".txt", ".srt", ".vtt", ".json", ".tsv"})
+
 STDIN = Path("-")
 
 
@@ -36,7 +38,8 @@ def find_recordings(arguments: Sequence[str]) -> tuple[list[Recording], list[Asr
 
     An argument is a file (which need not exist: reading it will fail), a folder, a pattern (`**` is any
     number of folders) unless a file of that name exists, `-` for standard input, or `@LIST`: a file with a
-    path a line, or with a NUL after each as `find -print0` writes. In folders, also behind links, what is
+    path a line, or with a NUL after each as `find -print0` writes. What looks like an output of another one
+    is left out. In folders, also behind links, what is
     hidden or has none of SUFFIXES is left out; a pattern with `**` finds files of any suffix.
     """
     found: dict[Path, Path] = {}  # from the absolute path to the path as it was given
@@ -56,9 +59,20 @@ def find_recordings(arguments: Sequence[str]) -> tuple[list[Recording], list[Asr
         else:
             tops.append(_absolute(item).parent)
             found.setdefault(_absolute(item), item)
+    _drop_outputs(found)
     top = Path(os.path.commonpath(tops)) if tops else Path()
     names = (Path("stdin") if path == STDIN else path.relative_to(top) for path in found)
     return [Recording(path, name) for path, name in zip(found.values(), names, strict=True)], errors
+
+
+def _drop_outputs(found: dict[Path, Path]) -> None:
+    """Leave out what an earlier run wrote beside a recording: a second `talks/*` names both."""
+    stems = {path.with_suffix("") for path in found if path.suffix.lower() in SUFFIXES}
+    names = {str(path) for path in found}
+    for path in list(found):
+        beside = path.with_suffix("")
+        if path.suffix in OUTPUT_SUFFIXES and (beside in stems or str(beside) in names):
+            del found[path]
 
 
 def _expand(argument: str) -> list[Path | AsrError]:

@@ -21,6 +21,9 @@ from asr.inference.windows import Cutter, Window, batches
 GROUP_SECONDS = 240.0
 """Audio a thread in a group, so that short recordings of about the same length can share batches."""
 
+MOST_SECONDS = 960.0
+"""Audio in a group, and half of it in all batches at work, however many threads there are."""
+
 
 @dataclass(frozen=True)
 class Source:
@@ -80,7 +83,9 @@ class Pipeline:
         self._fresh: list[_Recording] = []  # what has been read on since the last group
         self._parts: list[_Part] = []
         self._groups: deque[list[Future[None]]] = deque()
-        self._room = int(GROUP_SECONDS * threads * SAMPLE_RATE)
+        self._held = 0  # samples in parts
+        self._room = int(min(GROUP_SECONDS * threads, MOST_SECONDS) * SAMPLE_RATE)
+        self._batch = int(min(BATCH_SECONDS, MOST_SECONDS / 2 / threads) * SAMPLE_RATE)
 
     def run(self, sources: Iterable[Source]) -> Iterator[Transcript | AsrError]:
         """One result a source, in their order. Raises what is no fault of a recording, as BundleError."""
@@ -90,11 +95,13 @@ class Pipeline:
                 recording = _Recording(source)
                 self._waiting.append(recording)
                 for _ in self._read(recording):
-                    if sum(len(part.window.samples) for part in self._parts) >= self._room:
+                    if self._held >= self._room:
                         self._submit()
-                        yield from self._finished(most=1)
+                        self._wait(most=1)
+                yield from self._finished()
             self._submit()
-            yield from self._finished(most=0)
+            self._wait(most=0)
+            yield from self._finished()
         finally:
             self._pool.shutdown(cancel_futures=True)
 
@@ -108,21 +115,28 @@ class Pipeline:
                     recording.cutters = [self._engine.cutter() for _ in block.T]
                 recording.samples += len(block)
                 for channel, cutter in enumerate(recording.cutters):
-                    samples = np.ascontiguousarray(block[:, channel])
-                    self._parts += [_Part(recording, channel, window) for window in cutter.push(samples)]
+                    self._hold(recording, channel, cutter.push(np.ascontiguousarray(block[:, channel])))
                 yield
             for channel, cutter in enumerate(recording.cutters):
-                self._parts += [_Part(recording, channel, window) for window in cutter.end()]
+                self._hold(recording, channel, cutter.end())
         except AsrError as error:
             recording.result = error
+            if recording.step is None and not any(part.recording is recording for part in self._parts):
+                recording.finished = True  # said at once, as nothing of it is under way
+                self._fresh.pop()
         recording.read = True
         yield
+
+    def _hold(self, recording: _Recording, channel: int, windows: Iterable[Window]) -> None:
+        for window in windows:
+            self._parts.append(_Part(recording, channel, window))
+            self._held += len(window.samples)
 
     def _submit(self) -> None:
         """Send a group on its way. The pool starts tasks in their order, so that those which a task waits for
         are never behind it."""
         lengths = [len(part.window.samples) for part in self._parts]
-        budget = min(int(BATCH_SECONDS * SAMPLE_RATE), -(-sum(lengths) // self._threads))
+        budget = min(self._batch, -(-self._held // self._threads))
         posteriors: list[_Posteriors] = [None] * len(lengths)  # type: ignore[list-item]
         for batch in batches(lengths, budget):
             future = self._pool.submit(self._engine.run, [self._parts[i].window for i in batch])
@@ -136,7 +150,7 @@ class Pipeline:
             recording.step = self._pool.submit(self._decode, recording, recording.step, parts, recording.read)
         self._groups.append([recording.step for recording in self._fresh if recording.step])
         self._fresh = [recording for recording in self._fresh if not recording.read]
-        self._parts = []
+        self._parts, self._held = [], 0
 
     def _decode(
         self,
@@ -163,11 +177,14 @@ class Pipeline:
             recording.result = DecodingError(f"{recording.source.name}: {error}")
         recording.finished = last
 
-    def _finished(self, most: int) -> Iterator[Transcript | AsrError]:
-        """Wait until at most so many groups are under way; yields what is ready."""
+    def _wait(self, most: int) -> None:
+        """Wait until at most so many groups are under way."""
         while len(self._groups) > most:
             for step in self._groups.popleft():
                 step.result()
+
+    def _finished(self) -> Iterator[Transcript | AsrError]:
+        """What is ready, in order."""
         while self._waiting and self._waiting[0].finished:
             result = self._waiting.popleft().result
             assert result is not None

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -49,8 +50,14 @@ class Transcriber:
         n_best: int = 1,
     ) -> Transcript:
         """Transcribe a file or samples, of any length. Raises AudioError, DecodingError."""
-        options = {"channel": channel, "hotwords": hotwords, "hotword_boost": hotword_boost, "n_best": n_best}
-        return self.transcribe_batch([recording], sample_rate, **options)[0]  # type: ignore[arg-type]
+        return self.transcribe_batch(
+            [recording],
+            sample_rate,
+            channel=channel,
+            hotwords=hotwords,
+            hotword_boost=hotword_boost,
+            n_best=n_best,
+        )[0]
 
     def transcribe_batch(
         self,
@@ -100,13 +107,17 @@ class Transcriber:
             yield taken.pop(0), result
 
     def posteriors(
-        self, recording: Audio, sample_rate: float = SAMPLE_RATE, channel: Channel = "mix"
+        self, recording: Audio, sample_rate: float = SAMPLE_RATE, channel: int | Literal["mix"] = "mix"
     ) -> np.ndarray:
         """Log-probabilities `float32[T', V]`, one frame every 40 ms; token 0 is the CTC blank."""
         return self._engine.posteriors(_waveform(recording, sample_rate, channel), self._threads)
 
     def align(
-        self, recording: Audio, text: str, sample_rate: float = SAMPLE_RATE, channel: Channel = "mix"
+        self,
+        recording: Audio,
+        text: str,
+        sample_rate: float = SAMPLE_RATE,
+        channel: int | Literal["mix"] = "mix",
     ) -> Transcript:
         """Find when the words of a known text are said. Raises AudioError, DecodingError, TextError."""
         waveform = _waveform(recording, sample_rate, channel)
@@ -173,13 +184,15 @@ def _blocks(samples: np.ndarray, sample_rate: float, channel: Channel) -> Iterat
     """An array as one block `float32[n, C]` at 16 kHz. Raises AudioError."""
     if not np.issubdtype(samples.dtype, np.floating):
         raise AudioError(f"audio: samples are {samples.dtype}; give floats in [-1, 1]")
-    if samples.ndim not in (1, 2):
+    if samples.ndim not in (1, 2) or samples.shape[1:] == (0,):
         raise AudioError(f"audio: samples have shape {samples.shape}; give [samples] or [samples, channels]")
-    table = samples[:, None] if samples.ndim == 1 else samples
+    table = samples.astype(np.float32, copy=False).reshape(len(samples), *samples.shape[1:] or (1,))
     yield np.stack([audio.resample(c, sample_rate) for c in audio.pick(table, channel).T], axis=1)
 
 
-def _waveform(recording: Audio, sample_rate: float, channel: Channel) -> np.ndarray:
+def _waveform(recording: Audio, sample_rate: float, channel: int | Literal["mix"]) -> np.ndarray:
     """All samples `float32[samples]` of one channel at 16 kHz."""
+    if channel == "split":
+        raise AudioError("audio: one channel at a time is wanted here; give its number, or 'mix'")
     blocks = list(_source(recording, sample_rate, channel).blocks)
     return np.concatenate([block[:, 0] for block in blocks])

@@ -40,25 +40,30 @@ class Cutter:
 
     def __init__(self, grid: FrameGrid, longest: int, context: int) -> None:
         self._grid, self._longest, self._context = grid, longest, context
-        self._samples = np.zeros(0, dtype=np.float32)
+        self._blocks = [np.zeros(0, dtype=np.float32)]
+        self._count = 0
         self._keep_from = 0
 
     def push(self, block: np.ndarray) -> Iterator[Window]:
         """Take in the next samples `float32[n]`; yields the windows that are full."""
-        self._samples = np.concatenate([self._samples, block])
+        self._blocks.append(block)
+        self._count += len(block)
+        if self._grid.frames(self._count) <= self._longest:
+            return
+        samples = np.concatenate(self._blocks)
         # Windows start on the grid, so that their frames see the same samples as in a single pass.
         step = self._longest - 2 * self._context
-        while self._grid.frames(len(self._samples)) > self._longest:
-            full = self._samples[: self._longest * self._grid.stride]
+        while self._grid.frames(len(samples)) > self._longest:
+            full = samples[: self._longest * self._grid.stride].copy()  # frees the rest for others
             yield Window(full, self._keep_from, self._longest - self._context)
-            self._samples = self._samples[step * self._grid.stride :]
+            samples = samples[step * self._grid.stride :]
             self._keep_from = self._context
+        self._blocks, self._count = [samples.copy()], len(samples)
 
     def end(self) -> Iterator[Window]:
         """Yields the last window, unless there is no frame at all."""
-        if frames := self._grid.frames(len(self._samples)):
-            yield Window(self._samples, self._keep_from, frames)
-        self._samples = self._samples[:0]
+        if frames := self._grid.frames(self._count):
+            yield Window(np.concatenate(self._blocks), self._keep_from, frames)
 
 
 def batches(lengths: Sequence[int], budget: int) -> list[list[int]]:

@@ -159,9 +159,13 @@ def new_bundle(folder: Path) -> Iterator[Path]:
     try:
         yield work
         work.chmod(0o755)
-        if _check_replaceable(folder):
-            shutil.rmtree(folder)
-        work.rename(folder)
+        if _check_replaceable(folder):  # set aside, so that there is always a whole one
+            earlier = work.with_name(f"{work.name}.earlier")
+            folder.rename(earlier)
+            work.rename(folder)
+            shutil.rmtree(earlier, ignore_errors=True)
+        else:
+            work.rename(folder)
     except BaseException:
         shutil.rmtree(work, ignore_errors=True)
         raise

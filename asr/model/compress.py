@@ -44,6 +44,8 @@ def compress_bundle(
         raise BundleError(f"{source}: has {config.weights} weights already; export the one it was made of")
     if source.resolve().is_relative_to(target.resolve()):
         raise BundleError(f"{target}: would replace {source}; name another folder")
+    if (target / bundle.WEIGHTS).exists():
+        raise BundleError(f"{target}: holds a trained model; name another folder")
     content = bundle.read_model_file(source, config, bundle.ONNX)
     with bundle.new_bundle(target) as work:
         try:

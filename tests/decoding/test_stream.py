@@ -8,11 +8,13 @@ from hypothesis import strategies as st
 from asr.decoding import stream as stream_module
 from asr.decoding.beam import BeamDecoder, BeamOptions
 from asr.decoding.greedy import greedy
+from asr.decoding.hotwords import Hotword
 from asr.decoding.hypothesis import Hypothesis
 from asr.decoding.lexicon import Lexicon
 from asr.decoding.stream import AlignedBeamSearch, GreedySearch, Stream
 from asr.errors import DecodingError
 from asr.text import Tokenizer
+from tests.decoding.brute_force import random_lm
 
 LETTERS = Tokenizer(" ABC")
 PHONES = Tokenizer(("a", "b", "c"))
@@ -162,6 +164,31 @@ def test_a_word_without_end_is_kept_whole() -> None:
     log_probs[[5, 995]] = np.roll(log_probs[0], 2)
     assert decode(make(LETTERS, "greedy"), [log_probs]).text == "AA"
     assert decode(make(LETTERS, "beam"), [log_probs]).text == "AA"
+
+
+@pytest.mark.parametrize("tokenizer", [LETTERS, PHONES], ids=["letters", "phones"])
+@pytest.mark.usefixtures("short")
+def test_states_of_language_model_and_hotwords_go_on(
+    tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Scores count what is final too, and phrases that begin in one piece and end in another."""
+    words = ["A", "B", "C", "AB", "BA"] if tokenizer is LETTERS else list(WORDS.words)
+    lm = random_lm(words, np.random.default_rng(5))
+    decoder = BeamDecoder(tokenizer, lm, None if tokenizer is LETTERS else WORDS)
+    hotwords = (Hotword("A B A B A B"),) if tokenizer is LETTERS else (Hotword("X Y Z X"),)
+    options = BeamOptions(beam=64, lm_weight=0.5, hotwords=hotwords)
+    # So sure that the text is certain, and only its score can tell.
+    log_probs = speech(2_000, 7, 20.0) if tokenizer is LETTERS else phones(2_000, 7, 20.0)
+
+    def result() -> Hypothesis:
+        search = AlignedBeamSearch(decoder.search(options), tokenizer.separator)
+        return decode(Stream(search, tokenizer, 0.04, 1.0), [log_probs])
+
+    forgetful = result()
+    monkeypatch.setattr(stream_module, "LOOK_BACK", 10_000)
+    whole = result()
+    assert forgetful.text == whole.text
+    assert forgetful.score == pytest.approx(whole.score, abs=1e-3)
 
 
 @pytest.mark.usefixtures("short")

@@ -279,7 +279,7 @@ def test_outputs_in_another_tree() -> None:
 def test_what_is_no_suffix_stays() -> None:
     given = ["Mr. Smith", "a.raw", ".wav", "..wav", "x/...wav"]
     assert outputs(*given) == ["Mr. Smith.txt", "a.raw.txt", ".wav.txt", "..txt", "x/...txt"]
-    assert outputs("..wav", "..txt", "..mp3") == ["..wav.txt", "..txt.txt", "..mp3.txt"]
+    assert outputs("..wav", "..mp3") == ["..wav.txt", "..mp3.txt"]
 
 
 def test_outputs_that_would_be_the_same() -> None:
@@ -294,15 +294,14 @@ def test_outputs_that_would_be_the_same() -> None:
 
 
 def test_outputs_that_would_be_inputs() -> None:
-    assert outputs("a.wav", "a.txt") == ["a.wav.txt", "a.txt.txt"]
-    assert outputs("a", "a.txt") == ["a.2.txt", "a.txt.txt"]
-    assert outputs("a.wav", "a.srt", formats=("txt", "srt")) == [
-        "a.wav.txt",
-        "a.wav.srt",
-        "a.srt.txt",
-        "a.srt.srt",
-    ]
-    assert outputs("a.wav", "a.txt", out="o") == ["o/a.txt", "o/a.txt.txt"]
+    assert outputs("a.wav", "a.TXT") == ["a.wav.txt", "a.TXT.txt"]
+    assert outputs("a.wav", "a.TXT", out="o") == ["o/a.txt", "o/a.TXT.txt"]
+
+
+def test_outputs_of_an_earlier_run_are_no_inputs() -> None:
+    assert outputs("a.wav", "a.txt", "a.srt", "b.mp3", "c.txt") == ["a.txt", "b.txt", "c.txt.txt"]
+    assert outputs("a.wav", "a.mp3", "a.wav.txt", "a.mp3.txt") == ["a.wav.txt", "a.mp3.txt"]
+    assert outputs("a", "a.txt") == ["a.txt"]
 
 
 def test_outputs_that_would_be_folders() -> None:

@@ -172,7 +172,7 @@ def test_nothing_is_left_where_measuring_fails(source: Path, tmp_path: Path) -> 
 
 
 def test_an_earlier_bundle_is_replaced_as_a_whole(source: Path, tmp_path: Path) -> None:
-    shutil.copytree(source, tmp_path / "small")
+    compress_bundle(source, tmp_path / "small", "int8")
     (tmp_path / "small" / "lexicon.txt").write_text("OLD\n")
     compress_bundle(source, tmp_path / "small", "float16")
     assert sorted(p.name for p in (tmp_path / "small").iterdir()) == [
@@ -181,6 +181,13 @@ def test_an_earlier_bundle_is_replaced_as_a_whole(source: Path, tmp_path: Path) 
         "model.onnx",
     ]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["bundle", "small"]
+
+
+def test_a_trained_model_is_not_replaced(source: Path, tmp_path: Path) -> None:
+    shutil.copytree(source, tmp_path / "other")
+    assert refused(source, tmp_path / "other") == (
+        f"{tmp_path}/other: holds a trained model; name another folder"
+    )
 
 
 def refused(source: Path, target: Path, weights: WeightType = "int8") -> str:

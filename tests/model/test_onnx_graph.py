@@ -7,6 +7,8 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from onnx import helper
 
 from asr.errors import BundleError
@@ -43,6 +45,12 @@ def test_odd_and_even_frame_counts_alone_and_together() -> None:
     lengths = [400 + 160 * frames + extra for frames in range(9) for extra in (0, 159)]
     assert run_both(model, lengths) < 1e-4
     assert max(run_both(model, [length]) for length in lengths[:6]) < 1e-4
+
+
+@given(st.lists(st.integers(1, 3_000), min_size=1, max_size=4), st.integers(0, 159))
+@settings(max_examples=20, deadline=None)
+def test_random_numbers_of_frames(frames: list[int], extra: int) -> None:
+    assert run_both(small_model(), [400 + 160 * (count - 1) + extra for count in frames]) < 1e-4
 
 
 def test_the_front_end_of_the_graph_is_the_same_transform() -> None:
