@@ -190,7 +190,7 @@ def _blocks(samples: np.ndarray, sample_rate: float, channel: Channel) -> Iterat
     yield np.stack([audio.resample(c, sample_rate) for c in audio.pick(table, channel).T], axis=1)
 
 
-def _waveform(recording: Audio, sample_rate: float, channel: int | Literal["mix"]) -> np.ndarray:
+def _waveform(recording: Audio, sample_rate: float, channel: Channel) -> np.ndarray:
     """All samples `float32[samples]` of one channel at 16 kHz."""
     if channel == "split":
         raise AudioError("audio: one channel at a time is wanted here; give its number, or 'mix'")
