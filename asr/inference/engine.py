@@ -16,9 +16,9 @@ from asr.model.bundle import ONNX, BundleConfig, read_model_file
 SUBSAMPLING = 4
 """Log-mel frames an output frame, in every architecture."""
 
-WINDOW_SECONDS = 30.0
-CONTEXT_SECONDS = 3.0
-BATCH_SECONDS = 120.0
+WINDOW_SECONDS = 20.0
+CONTEXT_SECONDS = 2.0
+BATCH_SECONDS = 40.0
 
 
 class Engine:

@@ -62,9 +62,9 @@ def test_nothing_gives_nothing(tmp_path: Path, samples: int) -> None:
 
 @pytest.mark.parametrize("samples", [30 * 16_000 + 400, 30 * 16_000 + 401, 77 * 16_000 + 123, 100 * 16_000])
 def test_windows_equal_a_single_pass(tmp_path: Path, samples: int) -> None:
-    # The stand-in sees 75 frames to either side, just what a window's context covers.
+    # The stand-in sees 50 frames to either side, just what a window's context covers.
     waveform = noise(samples)
-    result = make_engine(tmp_path, reach=75).posteriors(waveform, threads=2)
+    result = make_engine(tmp_path, reach=50).posteriors(waveform, threads=2)
     np.testing.assert_allclose(result, single_pass(tmp_path, waveform), rtol=1e-4, atol=0.02)
 
 
