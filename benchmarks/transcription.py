@@ -86,7 +86,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--deepen", type=int, default=0, metavar="LAYERS")
     parser.add_argument("--deepened", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--greedy", action="store_true")
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--threads", type=int, nargs="*", default=[1, 2], help="none: only the cold start")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", action="store_true")
     return parser.parse_args()

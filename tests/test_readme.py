@@ -75,7 +75,12 @@ def test_command(command: str, place: Path) -> None:
     added = next((text for start, text in ADDITIONS.items() if command.startswith(start)), "")
     process = run(command + added, place)
     assert process.returncode == 0, process.stderr[-2000:]
-    assert process.stdout + process.stderr
+    if "--out texts" in command:
+        assert sorted(path.name for path in (place / "texts").iterdir()) == [f"{i}.txt" for i in range(4)]
+    elif "--format" in command:
+        assert all((place / "recordings" / f"{i}.srt").exists() for i in range(4))
+    else:
+        assert process.stdout + process.stderr
 
 
 @pytest.mark.parametrize("block", [block for kind, block in BLOCKS if kind == "python"])

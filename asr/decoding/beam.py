@@ -171,8 +171,9 @@ class BeamDecoder:
         words = self._lexicon.words
         if self._lm is None:
             return np.zeros(len(words), dtype=np.uint32), np.zeros(len(words))
-        known = {word: index for index, word in enumerate(lm_words, start=len(SPECIAL))}
-        ids = np.fromiter((known.get(word, UNKNOWN) for word in words), dtype=np.uint32, count=len(words))
+        known = dict(zip(lm_words, itertools.count(len(SPECIAL)), strict=False))
+        found = map(known.get, words, itertools.repeat(UNKNOWN))
+        ids = np.fromiter(found, dtype=np.uint32, count=len(words))
         unigrams = self._lm.arrays.log_probs[1 : 1 + len(SPECIAL) + len(lm_words)].astype(np.float64)
         self._check_coverage(ids, unigrams, lm_words)
         return ids, unigrams[ids]

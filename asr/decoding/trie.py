@@ -32,9 +32,11 @@ def build_trie(lexicon: Lexicon, scores: np.ndarray) -> Trie:
     lengths = np.diff(lexicon.offsets)
     depth = int(lengths.max(initial=0))
     # One row a spelling, zero padded: sorted, equal prefixes lie side by side and the shortest first.
-    table = np.zeros((len(lexicon), depth), dtype=np.dtype(">u4"))
+    narrow = int(lexicon.tokens.max(initial=0)) < 256  # a quarter of the bytes to sort
+    table = np.zeros((len(lexicon), depth), dtype=np.dtype("u1" if narrow else ">u4"))
     table[np.arange(depth) < lengths[:, None]] = lexicon.tokens
-    order = np.argsort(table.view(f"S{4 * depth}")[:, 0], kind="stable") if depth else np.arange(0)
+    row = f"S{table.itemsize * depth}"
+    order = np.argsort(table.view(row)[:, 0], kind="stable") if depth else np.arange(0)
     table, lengths, scores = table[order], lengths[order], scores[order]
 
     tokens, parents, ahead = [0], [-1], [float(scores.max()) if len(scores) else 0.0]
