@@ -18,7 +18,7 @@ from asr.inference.engine import BATCH_SECONDS, Engine
 from asr.inference.transcript import Transcript, assemble
 from asr.inference.windows import Cutter, Window, batches
 
-GROUP_SECONDS = 60.0
+GROUP_SECONDS = 40.0
 """Audio a thread in a group, so that short recordings of about the same length can share batches."""
 
 MOST_SECONDS = 960.0

@@ -3,6 +3,7 @@
 import json as jsonlib
 import os
 from collections.abc import Callable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,7 @@ def json_line(path: Path, transcript: Transcript) -> str:
 
     Seconds to the millisecond. A segment has a channel where each was transcribed by itself.
     """
+    words = [_words(segment.words) for segment in transcript.segments]
     row: dict[str, Any] = {
         "file": _name(path),
         "duration": round(transcript.duration, 3),
@@ -79,11 +81,11 @@ def json_line(path: Path, transcript: Transcript) -> str:
                 "end": round(segment.end, 3),
                 "text": segment.text,
                 **({} if segment.channel is None else {"channel": segment.channel}),
-                "words": _words(segment.words),
+                "words": rows,
             }
-            for segment in transcript.segments
+            for segment, rows in zip(transcript.segments, words, strict=True)
         ],
-        "words": _words(transcript.words),
+        "words": list(chain.from_iterable(words)),
     }
     if transcript.n_best:
         row["n_best"] = [{"text": a.text, "score": round(a.score, 4)} for a in transcript.n_best]
