@@ -88,7 +88,7 @@ def changed(content: bytes, edits: list[tuple[float, int, bytes]]) -> bytes:
     return content
 
 
-def survives(path: Path, content: bytes, channel: audio.Channel) -> None:
+def assert_survives(path: Path, content: bytes, channel: audio.Channel) -> None:
     path.write_bytes(content)
     try:
         for block in audio.stream(path, channel):
@@ -108,7 +108,7 @@ def survives(path: Path, content: bytes, channel: audio.Channel) -> None:
 @BUDGET
 @given(content=st.binary(max_size=2000), channel=CHANNELS)
 def test_random_bytes(tmp_path: Path, content: bytes, channel: audio.Channel) -> None:
-    survives(tmp_path / "a", content, channel)
+    assert_survives(tmp_path / "a", content, channel)
 
 
 @BUDGET
@@ -122,7 +122,7 @@ def test_random_bytes_behind_real_magic_numbers(
     tmp_path: Path, magic: bytes, seed: int, content: bytes, channel: audio.Channel
 ) -> None:
     tail = random.Random(seed).randbytes(seed % 3000)
-    survives(tmp_path / "a", magic + content + tail, channel)
+    assert_survives(tmp_path / "a", magic + content + tail, channel)
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -131,7 +131,7 @@ def test_random_bytes_behind_real_magic_numbers(
 def test_mutated_files(
     tmp_path: Path, name: str, edits: list[tuple[float, int, bytes]], channel: audio.Channel
 ) -> None:
-    survives(tmp_path / "a", changed(encode(name), edits), channel)
+    assert_survives(tmp_path / "a", changed(encode(name), edits), channel)
 
 
 @settings(BUDGET, max_examples=100)
@@ -139,7 +139,7 @@ def test_mutated_files(
 def test_a_mutated_mp4_file(
     tmp_path: Path, edits: list[tuple[float, int, bytes]], channel: audio.Channel
 ) -> None:
-    survives(tmp_path / "a", changed(encode_mp4(tmp_path), edits), channel)
+    assert_survives(tmp_path / "a", changed(encode_mp4(tmp_path), edits), channel)
 
 
 READ_ALL = """

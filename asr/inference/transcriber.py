@@ -1,5 +1,6 @@
 """Recordings -> transcripts. Nothing here needs torch."""
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
@@ -95,7 +96,7 @@ class Transcriber:
 
         Paths are taken as they are needed. `on_audio` is called, from any thread, with seconds of audio done.
         """
-        taken: list[Path] = []
+        taken: deque[Path] = deque()
 
         def sources() -> Iterator[Source]:
             for path in paths:
@@ -104,7 +105,7 @@ class Transcriber:
 
         results = self._run(sources(), hotwords, hotword_boost, n_best, on_audio)
         for result in results:
-            yield taken.pop(0), result
+            yield taken.popleft(), result
 
     def posteriors(
         self, recording: Audio, sample_rate: float = SAMPLE_RATE, channel: int | Literal["mix"] = "mix"
