@@ -147,7 +147,7 @@ def decoders_for(task: str, tokenizer: "Tokenizer", arguments: argparse.Namespac
     else:
         lm = read_arpa(arpa)
         words = lm.words()[len(SPECIAL) :]
-        lexicon = spell(words, tokenizer)
+        lexicon, _ = spell(lm.vocabulary, tokenizer)
         if task == "open+lm":
             decoder = BeamDecoder(tokenizer, lm)
             peers = {"pyctcdecode": lambda: Pyctcdecode(tokenizer, words, arpa)}

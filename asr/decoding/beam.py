@@ -18,7 +18,7 @@ from asr.decoding.prefixes import NO_WORD, Models, Settings, prune, trace
 from asr.decoding.trie import build_trie
 from asr.errors import DecodingError, TextError
 from asr.lm.ngram import NgramArrays, NgramLM
-from asr.lm.vocabulary import SPECIAL, UNKNOWN
+from asr.lm.vocabulary import SPECIAL, UNKNOWN, Vocabulary
 from asr.text import Tokenizer
 
 LEAST_COVERAGE = 0.1
@@ -121,11 +121,15 @@ class BeamDecoder:
         self.tokenizer = tokenizer
         self._lm = lm
         self._open = lexicon is None
-        lm_words = [] if lm is None else lm.words()[len(SPECIAL) :]
-        self._lexicon = spell(lm_words, tokenizer) if lexicon is None else lexicon
-        self._word_ids, scores = self._score_lexicon(lm_words)
-        self._trie = build_trie(self._lexicon, scores)
-        self.several_spellings = len(set(self._lexicon.words)) < len(self._lexicon)
+        vocabulary = Vocabulary.of([]) if lm is None else lm.vocabulary
+        if lexicon is None:
+            self._lexicon, ids = spell(vocabulary, tokenizer)
+            self.several_spellings = False
+        else:
+            self._lexicon, ids = lexicon, _find(lexicon.words, vocabulary)
+            self.several_spellings = len(set(lexicon.words)) < len(lexicon)
+        self._word_ids = ids.astype(np.uint32)
+        self._trie = build_trie(self._lexicon, self._unigrams())
         self._graph = lru_cache(maxsize=8)(self._hotwords)
         self._homophones = int(np.diff(self._trie.nodes["first_entry"]).max(initial=1))
 
@@ -166,31 +170,31 @@ class BeamDecoder:
     def _arrays(self) -> NgramArrays:
         return _NO_LM if self._lm is None else self._lm.arrays
 
-    def _score_lexicon(self, lm_words: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """The LM's word and its unigram log10 probability by entry of the lexicon."""
-        words = self._lexicon.words
+    def _unigrams(self) -> np.ndarray:
+        """The LM's log10 probability by entry of the lexicon. Raises DecodingError."""
         if self._lm is None:
-            return np.zeros(len(words), dtype=np.uint32), np.zeros(len(words))
-        known = dict(zip(lm_words, itertools.count(len(SPECIAL)), strict=False))
-        found = map(known.get, words, itertools.repeat(UNKNOWN))
-        ids = np.fromiter(found, dtype=np.uint32, count=len(words))
-        unigrams = self._lm.arrays.log_probs[1 : 1 + len(SPECIAL) + len(lm_words)].astype(np.float64)
-        self._check_coverage(ids, unigrams, lm_words)
-        return ids, unigrams[ids]
+            return np.zeros(len(self._lexicon))
+        vocabulary = self._lm.vocabulary
+        unigrams = self._lm.arrays.log_probs[1 : 1 + len(vocabulary)].astype(np.float64)
+        self._check_coverage(unigrams, vocabulary)
+        scores: np.ndarray = unigrams[self._word_ids]
+        return scores
 
-    def _check_coverage(self, ids: np.ndarray, unigrams: np.ndarray, lm_words: Sequence[str]) -> None:
-        if not lm_words:
+    def _check_coverage(self, unigrams: np.ndarray, vocabulary: Vocabulary) -> None:
+        words = slice(len(SPECIAL), None)
+        if len(vocabulary) == len(SPECIAL):
             raise DecodingError("the language model holds no words")
         if self._open:
-            likeliest = lm_words[int(unigrams[len(SPECIAL) :].argmax())]
-            covered = float(np.sum(10 ** unigrams[ids]) / np.sum(10 ** unigrams[len(SPECIAL) :]))
+            likeliest = vocabulary[len(SPECIAL) + int(unigrams[words].argmax())]
+            covered = float(np.sum(10 ** unigrams[self._word_ids]) / np.sum(10 ** unigrams[words]))
             trouble = (
                 f"{100 * covered:.0f} % of its words can be spelt in the model's characters (it says "
                 f"{likeliest!r}, the model writes {self.tokenizer.units!r})"
             )
         else:
-            covered = float(np.mean(ids != UNKNOWN)) if len(ids) else 1.0
-            missing = self._lexicon.words[int((ids == UNKNOWN).argmax())] if len(ids) else ""
+            known = self._word_ids != UNKNOWN
+            covered = float(np.mean(known)) if len(known) else 1.0
+            missing = self._lexicon.words[int(known.argmin())] if len(known) else ""
             trouble = f"it knows {100 * covered:.0f} % of the lexicon's words (not {missing!r}, say)"
         if covered < LEAST_COVERAGE:
             raise DecodingError(
@@ -269,6 +273,13 @@ class BeamDecoder:
         if not phrase:
             raise DecodingError(f"hotword {hotword.phrase!r} is empty")
         return phrase
+
+
+def _find(words: Iterable[str], vocabulary: Vocabulary) -> np.ndarray:
+    """The ids of words, UNKNOWN where the vocabulary lacks one."""
+    ids = dict(zip(vocabulary, itertools.count()))
+    ids.update(dict.fromkeys(SPECIAL, UNKNOWN))
+    return np.array([ids.get(word, UNKNOWN) for word in words], dtype=np.int64)
 
 
 class BeamSearch:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Word:
     """A recognised word: `start` and `end` in seconds, `confidence` in [0, 1]."""
 

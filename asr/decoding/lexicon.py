@@ -1,5 +1,6 @@
 """The words that a decoder may say, and how they are spelt in the model's tokens."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,7 @@ import numpy as np
 
 from asr.errors import DecodingError, TextError
 from asr.lm.reading import read_blocks
+from asr.lm.vocabulary import SPECIAL, Vocabulary
 from asr.text import Tokenizer, normalize
 
 
@@ -18,7 +20,7 @@ class Lexicon:
     A word may have several spellings, and a spelling may stand for several words (homophones).
     """
 
-    words: Sequence[str]
+    words: Sequence[str] | Vocabulary
     tokens: np.ndarray
     offsets: np.ndarray
 
@@ -35,23 +37,35 @@ class Lexicon:
         return {self.words[i]: self.spelling(i) for i in reversed(range(len(self)))}
 
 
-def spell(words: Sequence[str], tokenizer: Tokenizer) -> Lexicon:
-    """Spell words by their characters; words with a character that the model lacks are left out."""
-    alphabet = np.array([ord(c) for c in tokenizer.units], dtype=np.uint32)
-    order = np.argsort(alphabet)
-    text = np.frombuffer("".join(words).encode("utf-32-le"), dtype=np.uint32)
-    lengths = np.fromiter(map(len, words), dtype=np.int64, count=len(words))
-    places = np.minimum(np.searchsorted(alphabet, text, sorter=order), len(alphabet) - 1)
-    tokens = (order[places] + 1).astype(np.int32)
-    # A space inside a word would end it.
-    known = (alphabet[order[places]] == text) & (text != ord(" "))
-    owner = np.repeat(np.arange(len(words)), lengths)
-    spelt = (np.bincount(owner[~known], minlength=len(words)) == 0) & (lengths > 0)
-    return Lexicon(
-        words=[word for word, kept in zip(words, spelt, strict=True) if kept],
-        tokens=tokens[spelt[owner]],
-        offsets=np.concatenate(([0], np.cumsum(lengths[spelt]))),
+def spell(vocabulary: Vocabulary, tokenizer: Tokenizer) -> tuple[Lexicon, np.ndarray]:
+    """Spell the words of a language model by their characters, and tell their ids `int[spellings]`.
+
+    Words with a character that the model lacks are left out. No word becomes a string, as there may be many.
+    """
+    letters = np.frombuffer(vocabulary.text.tobytes().decode().encode("utf-32-le"), dtype=np.uint32)
+    token_of = np.zeros(sys.maxunicode + 1, dtype=np.int32)
+    for token, unit in enumerate(tokenizer.units, start=1):
+        # A space inside a word would end it.
+        token_of[ord(unit)] = 0 if unit == " " else token
+    tokens = token_of[letters]
+    begins_letter = (vocabulary.text & 0xC0) != 0x80
+    offsets = _before(begins_letter)[vocabulary.offsets]
+    unspelt = _before(tokens == 0)[offsets]
+    kept = (np.diff(unspelt) == 0) & (np.diff(offsets) > 0)
+    kept[: len(SPECIAL)] = False
+    lengths = np.diff(offsets)
+    lexicon = Lexicon(
+        words=vocabulary.take(kept),
+        tokens=tokens[np.repeat(kept, lengths)],
+        offsets=np.concatenate(([0], np.cumsum(lengths[kept]))),
     )
+    return lexicon, np.flatnonzero(kept)
+
+
+def _before(marks: np.ndarray) -> np.ndarray:
+    """`bool[n]` -> `int[n + 1]`: how many marks come before each place."""
+    counts: np.ndarray = np.concatenate(([0], np.cumsum(marks, dtype=np.int32)))
+    return counts
 
 
 def read_lexicon(path: Path, tokenizer: Tokenizer) -> Lexicon:

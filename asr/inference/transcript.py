@@ -71,7 +71,7 @@ def assemble(hypotheses: Sequence[Hypothesis], duration: float, split: bool) -> 
     parts = []
     for channel, hypothesis in enumerate(hypotheses):
         # The last frame may reach a few milliseconds beyond the recording.
-        words = [replace(word, end=min(word.end, duration)) for word in hypothesis.words]
+        words = [w if w.end <= duration else replace(w, end=duration) for w in hypothesis.words]
         parts += segments(words, channel if split else None)
     n_best = hypotheses[0].n_best if len(hypotheses) == 1 else ()
     return Transcript(

@@ -1,6 +1,6 @@
 """The words of a language model, as bytes in a row, so that they load with the file they lie in."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -39,6 +39,9 @@ class Vocabulary:
     def __getitem__(self, word: int) -> str:
         return self.bytes(range(len(self))[word]).decode()
 
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.words())
+
     def bytes(self, word: int) -> bytes:
         """The word's UTF-8."""
         return self.text[self.offsets[word] : self.offsets[word + 1]].tobytes()
@@ -56,6 +59,12 @@ class Vocabulary:
             else:
                 high = middle
         return low if low < len(self) and self.bytes(low) == sought else UNKNOWN
+
+    def take(self, kept: np.ndarray) -> "Vocabulary":
+        """The words i where kept[i], `bool[words]`."""
+        lengths = np.diff(self.offsets)
+        text = self.text[np.repeat(kept, lengths)]
+        return Vocabulary(text, np.concatenate(([0], np.cumsum(lengths[kept]))))
 
     def words(self) -> list[str]:
         """All words by id."""

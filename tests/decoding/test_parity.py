@@ -8,6 +8,7 @@ import pytest
 from asr.decoding.beam import BeamDecoder, BeamOptions
 from asr.decoding.lexicon import spell
 from asr.lm.arpa import read_arpa
+from asr.lm.vocabulary import Vocabulary
 from asr.text import Tokenizer
 from benchmarks.decoders import Flashlight
 
@@ -47,7 +48,7 @@ WIDE = BeamOptions(beam=20_000, beam_threshold=1e4, lm_weight=0.7, word_bonus=0.
 @pytest.mark.parametrize("seed", range(8))
 def test_a_wide_beam_finds_what_flashlights_finds(tmp_path: Path, seed: int) -> None:
     (tmp_path / "lm.arpa").write_text(ARPA.lstrip(), encoding="utf-8")
-    lexicon = spell(WORDS, TOKENIZER)
+    lexicon, _ = spell(Vocabulary.of(WORDS), TOKENIZER)
     ours = BeamDecoder(TOKENIZER, read_arpa(tmp_path / "lm.arpa"), lexicon)
     flashlight = Flashlight(TOKENIZER, lexicon, tmp_path / "lm.arpa")
     logits = np.random.default_rng(seed).normal(scale=2.0, size=(8, TOKENIZER.size))
