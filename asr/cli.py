@@ -8,6 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from asr.cli_decoding import add_decoding, decoding_of, manifests, positive
+from asr.cli_lexicon import add_lexicon
 from asr.cli_lm import add_lm
 from asr.cli_model import add_export, add_info
 from asr.cli_transcribe import add_transcribe
@@ -208,6 +209,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--threads", type=positive, help="cores to use (all)")
 
     add_lm(commands)
+    add_lexicon(commands)
 
     command = commands.add_parser("compare", help="which of two models is better, and how surely")
     command.set_defaults(command=compare)

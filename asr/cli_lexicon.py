@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 from asr.cli_lm import check_output, stages
 from asr.console import complain
-from asr.errors import UsageError
+from asr.errors import PrepareError, UsageError
+from asr.extra import require_train
 
 if TYPE_CHECKING:
-    from asr.data_prep.lexicon import Spelling
+    from asr.data_prep.lexicon import Dictionary, Spelling
 
 
 def add_lexicon(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -36,16 +37,51 @@ def add_lexicon(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
 
 def lexicon(options: argparse.Namespace) -> int:
     """`asr lexicon --words SOURCE... --out FILE`, or `asr lexicon --check`."""
-    from asr.data_prep.lexicon import find_dictionary, read_dictionary, spell, words_of, write_lexicon
-    from asr.errors import PrepareError
+    from asr.data_prep.lexicon import find_dictionary, read_dictionary
 
-    if options.check == bool(options.words or options.out) or (options.words is None) != (options.out is None):
-        raise UsageError("give --words and --out, or --check alone")
+    asked = (options.words is not None, options.out is not None)
+    if asked != (not options.check, not options.check):
+        raise UsageError("give --words and --out, or --check without them")
     dictionary = read_dictionary(options.dictionary or find_dictionary())
-    if options.check:
-        return 0
+    return _check(dictionary, options.seed) if options.check else _make(dictionary, options)
+
+
+def _check(dictionary: "Dictionary", seed: int) -> int:
+    require_train()
+    from asr.data_prep import letter_to_sound
+
+    with stages() as progress:
+        settings = letter_to_sound.LetterToSoundOptions(seed=seed)
+        alone, together = letter_to_sound.check(dictionary, settings, progress)
+    print(f"letter to sound, no possessives: wrong are {alone}")
+    print(f"rules and letter to sound:       wrong are {together}")
+    return 0
+
+
+def _make(dictionary: "Dictionary", options: argparse.Namespace) -> int:
+    from asr.data_prep.lexicon import spell, words_of, write_lexicon
+
     check_output(options.out)
     words = set().union(*map(words_of, options.words))
     if not words:
         raise PrepareError(f"{options.words[0]}: there is no word in it")
-    return 0
+    with stages() as progress:
+
+        def guess(unknown: Sequence[str]) -> "list[Spelling]":
+            require_train()
+            from asr.data_prep import letter_to_sound
+
+            settings = letter_to_sound.LetterToSoundOptions(seed=options.seed)
+            return letter_to_sound.train(dictionary, settings, progress).spell(unknown)
+
+        spelt = spell(words, dictionary, guess)
+    write_lexicon(options.out, spelt.spellings)
+    count = len(spelt.spellings)
+    print(
+        f"{count} words, {sum(map(len, spelt.spellings.values()))} spellings: {spelt.known} words by the "
+        f"dictionary, {count - spelt.known - spelt.guessed} by rule, {spelt.guessed} by letter to sound"
+    )
+    if spelt.left_out:
+        some = ", ".join(spelt.left_out[:5]) + (", ..." if len(spelt.left_out) > 5 else "")
+        complain(f"left out, for they are not made of A-Z and ': {len(spelt.left_out)} words ({some})")
+    return 1 if spelt.left_out else 0

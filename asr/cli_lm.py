@@ -74,8 +74,8 @@ def train(options: argparse.Namespace) -> int:
     if options.arpa == options.out:
         raise AsrError(f"{options.out}: --out and --arpa name the same file")
     for path in filter(None, (options.out, options.arpa)):
-        _check_output(path)
-    with _stages() as progress:
+        check_output(path)
+    with stages() as progress:
         trained = estimate(options.texts, settings, progress)
         progress("writing")
         trained.lm.save(options.out)
@@ -89,8 +89,8 @@ def import_arpa(options: argparse.Namespace) -> int:
     """`asr lm import ARPA --out FILE`."""
     from asr.lm.arpa import read_arpa
 
-    _check_output(options.out)
-    with _stages() as progress:
+    check_output(options.out)
+    with stages() as progress:
         progress("reading")
         lm = read_arpa(options.arpa)
         lm.save(options.out)
@@ -103,7 +103,7 @@ def export(options: argparse.Namespace) -> int:
     from asr.lm.arpa_writer import write_arpa
     from asr.lm.ngram import NgramLM
 
-    with _stages() as progress:
+    with stages() as progress:
         progress("writing")
         write_arpa(NgramLM.load(options.lm), options.out)
     return 0
@@ -141,7 +141,7 @@ def _sizes(lm: "NgramLM") -> str:
     return ", ".join((f"{len(lm.vocabulary)} words", *sizes))
 
 
-def _check_output(path: Path) -> None:
+def check_output(path: Path) -> None:
     """Find out now, not after the work."""
     if path.is_dir():
         raise AsrError(f"{path}: is a folder; name a file")
@@ -151,7 +151,7 @@ def _check_output(path: Path) -> None:
 
 
 @contextmanager
-def _stages() -> Iterator[Callable[[str], None]]:
+def stages() -> Iterator[Callable[[str], None]]:
     """Shows on a terminal what is done; silent in a pipe."""
     if not sys.stderr.isatty():
         yield lambda stage: None

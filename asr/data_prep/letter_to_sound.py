@@ -2,27 +2,26 @@
 
 import random
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import torch
 import torch.nn.functional as F
 from rapidfuzz.distance import Levenshtein
 from torch import Tensor, nn
 
-from asr.text import BLANK
-from asr.data_prep.lexicon import LETTERS, Spelling
+from asr.data_prep.lexicon import LETTERS, Dictionary, Spelling, is_possessive, spell
+from asr.errors import PrepareError
+from asr.text import BLANK, ctc_frames_needed
 
-
-
-
-
+Progress = Callable[[str], None]
 
 _SLOTS = 2
 """CTC frames a letter: X is K S, and the U of USE is Y UW."""
 
 _HELD_OUT = 20
-"""One word in so many is kept from the training of a check."""
+"""A check keeps one word in so many from the training."""
 
 
 @dataclass(frozen=True)
@@ -32,105 +31,165 @@ class LetterToSoundOptions:
     hidden: int = 192
     layers: int = 2
     dropout: float = 0.1
-    epochs: int = 9
+    epochs: int = 7
     batch: int = 256
     learning_rate: float = 4e-3
     seed: int = 0
 
 
-class LetterToSound(nn.Module):
-    """Bidirectional GRUs over the letters, CTC over the phones: `int64[B, T]` -> `[B, 2 T, 1 + phones]`.
+@dataclass(frozen=True)
+class Rates:
+    """Words and phones in all, and how many are wrong, by the nearest of the dictionary's spellings."""
 
-    All words of a batch have the same length, so nothing is padded.
+    words: int
+    word_errors: int
+    phones: int
+    phone_errors: int
+
+    def __str__(self) -> str:
+        word_rate, phone_rate = self.word_errors / self.words, self.phone_errors / self.phones
+        return (
+            f"{100 * word_rate:.1f} % of {self.words} words, {100 * phone_rate:.2f} % of {self.phones} phones"
+        )
+
+
+class LetterToSound(nn.Module):
+    """Bidirectional GRUs over letters, and two CTC frames a letter: `int64[B, T]` -> `[B, 2 T, 1 + phones]`.
+
+    All words of a batch have the same length, so there is no padding to take care of.
     """
 
     def __init__(self, phones: Sequence[str], options: LetterToSoundOptions) -> None:
         super().__init__()
         self.phones = tuple(phones)
-        hidden = options.hidden
-        self.embedding = nn.Embedding(len(LETTERS), hidden // 2)
+        size = options.hidden
+        self.embedding = nn.Embedding(len(LETTERS), size // 2)
         self.layers = nn.GRU(
-            hidden // 2,
-            hidden,
-            options.layers,
-            batch_first=True,
-            bidirectional=True,
-            dropout=options.dropout,
+            size // 2, size, options.layers, batch_first=True, bidirectional=True, dropout=options.dropout
         )
         self.dropout = nn.Dropout(options.dropout)
-        self.head = nn.Linear(2 * hidden, _SLOTS * (1 + len(phones)))
+        self.head = nn.Linear(2 * size, _SLOTS * (1 + len(phones)))
 
     def forward(self, letters: Tensor) -> Tensor:
         hidden, _ = self.layers(self.embedding(letters))
         logits: Tensor = self.head(self.dropout(hidden)).float()
-        return logits.unflatten(-1, (_SLOTS, -1)).flatten(1, 2).log_softmax(-1)
+        return logits.reshape(len(letters), -1, 1 + len(self.phones)).log_softmax(-1)
 
     @torch.inference_mode()
     def spell(self, words: Sequence[str]) -> list[Spelling]:
-        """The phones of each word, at least one. Words are made of LETTERS, none is empty."""
+        """The phones of each word, at least one. Words are made of LETTERS, and none is empty."""
         self.eval()
         spellings: dict[str, Spelling] = {}
         for batch in _batches(words, 1024):
             log_probs = self(_encode(batch))
-            best = log_probs.argmax(-1)
-            best[:, 1:][best[:, 1:] == best[:, :-1]] = BLANK
-            loudest = log_probs[..., 1:].amax(1).argmax(-1) + 1
-            for word, frames, phone in zip(batch, best.tolist(), loudest.tolist(), strict=True):
-                tokens = [token for token in frames if token != BLANK] or [phone]
+            paths = log_probs.argmax(-1).tolist()
+            likeliest = (log_probs[:, :, BLANK + 1 :].amax(1).argmax(-1) + 1).tolist()
+            for word, path, phone in zip(batch, paths, likeliest, strict=True):
+                tokens = [token for token, _ in groupby(path) if token != BLANK] or [phone]
                 spellings[word] = tuple(self.phones[token - 1] for token in tokens)
         return [spellings[word] for word in words]
 
 
 def train(
-    examples: Sequence[tuple[str, Spelling]],
-    options: LetterToSoundOptions,
-    progress: Callable[[str], None] = lambda stage: None,
+    dictionary: Dictionary,
+    options: LetterToSoundOptions | None = None,
+    progress: Progress = lambda stage: None,
 ) -> LetterToSound:
-    """Learn from words and how they are spoken; the same seed on the same machine gives the same network.
+    """Learn the first spelling of each word that is no possessive (these have a rule).
 
-    A word with more phones than its letters have room for (AAA as TRIPLE A) is passed over.
+    A word with more phones than its letters have room for (AAA as TRIPLE A) is passed over. The same seed on
+    the same machine gives the same network. Raises PrepareError if no word is left.
     """
-    torch.manual_seed(options.seed)
-    shuffler = random.Random(options.seed)
-    phones = sorted({phone for _, spelling in examples for phone in spelling})
+    options = options or LetterToSoundOptions()
+    phones = sorted({phone for ways in dictionary.values() for way in ways for phone in way})
     ids = {phone: index for index, phone in enumerate(phones, start=1)}
-    known = {word: [ids[phone] for phone in spelling] for word, spelling in examples}
-    words = [word for word, tokens in known.items() if _fits(word, tokens)]
-    model = LetterToSound(phones, options)
+    targets = {
+        word: [ids[phone] for phone in ways[0]]
+        for word, ways in dictionary.items()
+        if not is_possessive(word)
+    }
+    words = [word for word in targets if ctc_frames_needed(targets[word]) <= _SLOTS * len(word)]
+    if not words:
+        raise PrepareError("the dictionary has no word to learn letter to sound from; use a larger one")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(options.seed)
+        model = LetterToSound(phones, options)
+        _fit(model, words, targets, options, progress)
+    return model
+
+
+def _fit(
+    model: LetterToSound,
+    words: list[str],
+    targets: dict[str, list[int]],
+    options: LetterToSoundOptions,
+    progress: Progress,
+) -> None:
+    shuffler = random.Random(options.seed)
+    steps = options.epochs * sum(1 for _ in _batches(words, options.batch))
     optimizer = torch.optim.AdamW(model.parameters(), options.learning_rate)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, options.learning_rate, total_steps=options.epochs * len(list(_batches(words, options.batch)))
-    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, options.learning_rate, total_steps=steps)
+    cpu = torch.cpu.get_capabilities()
+    native = bool(cpu.get("avx512_bf16") or cpu.get("amx_bf16"))  # elsewhere bfloat16 is slower, not faster
     for epoch in range(options.epochs):
         progress(f"letter to sound: epoch {epoch + 1} of {options.epochs}")
         shuffler.shuffle(words)
         batches = list(_batches(words, options.batch))
         shuffler.shuffle(batches)
         for batch in batches:
-            with torch.autocast("cpu", torch.bfloat16):
+            with torch.autocast("cpu", torch.bfloat16, enabled=native):
                 log_probs = model(_encode(batch))
-            loss = _loss(log_probs, [known[word] for word in batch]) / options.batch
+            loss = _ctc_loss(log_probs, [targets[word] for word in batch]) / options.batch
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             schedule.step()
-    return model
 
 
-def _loss(log_probs: Tensor, targets: list[list[int]]) -> Tensor:
+def check(
+    dictionary: Dictionary,
+    options: LetterToSoundOptions | None = None,
+    progress: Progress = lambda stage: None,
+) -> tuple[Rates, Rates]:
+    """Train without a twentieth of the words, chosen by their hash, and spell those.
+
+    Returns the rates of letter to sound alone on those that are no possessives, and of a lexicon (rules, then
+    letter to sound) on all of them. Raises PrepareError if the dictionary is too small for that.
+    """
+    kept = {word: ways for word, ways in dictionary.items() if not _held_out(word)}
+    held_out = [word for word in dictionary if _held_out(word)]
+    plain = [word for word in held_out if not is_possessive(word)]
+    if not plain:
+        raise PrepareError("the dictionary is too small for a check; use a larger one")
+    model = train(kept, options, progress)
+    lexicon = spell(held_out, kept, model.spell).spellings
+    alone = _rates(zip(plain, model.spell(plain), strict=True), dictionary)
+    return alone, _rates(((word, lexicon[word][0]) for word in held_out), dictionary)
+
+
+def _rates(spellings: Iterable[tuple[str, Spelling]], dictionary: Dictionary) -> Rates:
+    scores = [
+        min((Levenshtein.distance(spelling, way), len(way)) for way in dictionary[word])
+        for word, spelling in spellings
+    ]
+    errors, phones = zip(*scores, strict=True)
+    return Rates(len(scores), sum(error > 0 for error in errors), sum(phones), sum(errors))
+
+
+def _held_out(word: str) -> bool:
+    return zlib.crc32(word.encode()) % _HELD_OUT == 0
+
+
+def _ctc_loss(log_probs: Tensor, targets: list[list[int]]) -> Tensor:
     lengths = torch.tensor([len(target) for target in targets])
-    flat = torch.tensor([token for target in targets for token in target])
+    tokens = torch.tensor([token for target in targets for token in target])
     frames = torch.full_like(lengths, log_probs.shape[1])
-    return F.ctc_loss(log_probs.transpose(0, 1), flat, frames, lengths, BLANK, reduction="sum")
+    return F.ctc_loss(log_probs.transpose(0, 1), tokens, frames, lengths, BLANK, reduction="sum")
 
 
-def _fits(word: str, tokens: Sequence[int]) -> bool:
-    repeats = sum(a == b for a, b in zip(tokens, tokens[1:], strict=False))
-    return len(tokens) + repeats <= _SLOTS * len(word)
-
-
-def _batches(words: Sequence[str], size: int) -> Iterator[list[str]]:
+def _batches(words: Iterable[str], size: int) -> Iterator[list[str]]:
+    """Words of one length at a time, at most `size` of them, in the order they come."""
     by_length: dict[int, list[str]] = {}
     for word in words:
         by_length.setdefault(len(word), []).append(word)
@@ -139,8 +198,5 @@ def _batches(words: Sequence[str], size: int) -> Iterator[list[str]]:
 
 
 def _encode(words: Sequence[str]) -> Tensor:
+    """`int64[B, T]`."""
     return torch.tensor([[LETTERS.index(letter) for letter in word] for word in words])
-
-
-def held_out(word: str) -> bool:
-    return zlib.crc32(word.encode()) % _HELD_OUT == 0

@@ -1,7 +1,7 @@
 """Phone lexicons: how the words of texts, manifests and language models are spoken.
 
 Known words are looked up in the CMU Pronouncing Dictionary (its notice is beside this file, in
-CMUDICT_LICENSE), possessives follow a rule, and letter to sound spells what is left.
+CMUDICT_LICENSE), possessives and plurals follow a rule, and letter to sound spells what is left.
 """
 
 import importlib.util
@@ -30,11 +30,12 @@ Dictionary = Mapping[str, Sequence[Spelling]]
 Speller = Callable[[Sequence[str]], Sequence[Spelling]]
 """Spells words of LETTERS that are in no dictionary, one way each."""
 
-_LETTERS_ONLY = re.compile(f"'*[A-Z][{LETTERS}]*")
+_WORD = re.compile(f"'*[A-Z][{LETTERS}]*")
 _VARIANT = re.compile(r"\(\d+\)$")
 _PHONE = re.compile(r"([A-Z]+)[0-2]?")  # the digit is the stress
 _VOICELESS = frozenset(("P", "T", "K", "F", "TH"))
 _SIBILANTS = frozenset(("S", "Z", "SH", "ZH", "CH", "JH"))
+_SHORTEST_SINGULAR = 3  # letters: AS is not the plural of A
 
 
 @dataclass(frozen=True)
@@ -62,9 +63,9 @@ def find_dictionary() -> Path:
 def read_dictionary(path: Path) -> dict[str, list[Spelling]]:
     """Read lines `word[(variant)] P H O N E S [# comment]`, as of cmudict.dict or cmudict-0.7b in UTF-8.
 
-    Words come in upper case, phones without stress; spellings that differ by stress alone are merged. Words with
-    other characters than LETTERS are left out. Raises PrepareError that names the line where a word has no
-    phones, or something that is not one; LanguageModelError where the file cannot be read.
+    Words come in upper case, phones without stress; spellings that differ by stress alone are merged. Words
+    with other characters than LETTERS are left out. Raises PrepareError that names the line where a word has
+    no phones, or something that is not one; LanguageModelError where the file cannot be read.
     """
     dictionary: dict[str, list[Spelling]] = {}
     for number, line in _lines(path):
@@ -90,8 +91,8 @@ def read_dictionary(path: Path) -> dict[str, list[Spelling]]:
 def words_of(source: Path) -> set[str]:
     """The words of a manifest.jsonl or the folder that holds it, of a language model, or of a list.
 
-    A list has one word a line and may be compressed. Raises an AsrError that names the file, and of a list the
-    line, where it cannot be read.
+    A list has one word a line and may be compressed. Raises an AsrError that names the file, and of a list
+    the line, where it cannot be read.
     """
     if source.is_dir():
         source = source / "manifest.jsonl"
@@ -108,45 +109,62 @@ def words_of(source: Path) -> set[str]:
 
 
 def spell(words: Iterable[str], dictionary: Dictionary, speller: Speller) -> Spelt:
-    """All of the dictionary's spellings; else its stem's for a possessive; else one by letter to sound.
+    """All of the dictionary's spellings, those of the root with S added, else one by letter to sound.
 
-    Case, accents and hyphens do not matter. A word that has characters like 4 or < is left out.
+    Case, accents and hyphens do not matter. A word that has other characters, as 4 or <, is left out.
     """
-    letters = {word: normalize(word).replace(" ", "") for word in sorted(set(words), key=str.encode)}
-    left_out = [word for word, spelt in letters.items() if not _LETTERS_ONLY.fullmatch(spelt)]
-    for word in left_out:
-        del letters[word]
-    sought = {spelt if spelt in dictionary else stem(spelt) for spelt in letters.values()}
-    unknown = sorted(sought.difference(dictionary))
-    guesses = {word: [way] for word, way in zip(unknown, speller(unknown) if unknown else [], strict=True)}
-    ways = {**dictionary, **guesses}
-    return Spelt(
-        spellings={word: _inflect(spelt, ways) for word, spelt in letters.items()},
-        known=sum(spelt in dictionary for spelt in letters.values()),
-        guessed=sum(spelt not in dictionary and stem(spelt) in guesses for spelt in letters.values()),
-        left_out=left_out,
-    )
+    capitals = {word: normalize(word).replace(" ", "") for word in sorted(set(words), key=str.encode)}
+    left_out = [word for word, letters in capitals.items() if not _WORD.fullmatch(letters)]
+    roots = {word: root(capitals[word], dictionary) for word in capitals.keys() - set(left_out)}
+    unknown = sorted({name for name, _ in roots.values() if name not in dictionary})
+    guesses = {name: [way] for name, way in zip(unknown, speller(unknown) if unknown else [], strict=True)}
+    spellings: dict[str, Sequence[Spelling]] = {}
+    for word in capitals:
+        if word in roots:
+            name, added = roots[word]
+            ways = guesses[name] if name in guesses else dictionary[name]
+            spellings[word] = [_with_s(way, added) for way in ways]
+    known = sum(capitals[word] in dictionary for word in spellings)
+    return Spelt(spellings, known, sum(name in guesses for name, _ in roots.values()), left_out)
 
 
-def stem(word: str) -> str:
-    """A word in capitals without 'S, or without the apostrophe of S'; other words as they are."""
-    if word.endswith("S'"):
-        return word[:-1]
-    return word[:-2] if word.endswith("'S") and word[:-2].strip("'") else word
+def root(word: str, dictionary: Dictionary) -> tuple[str, int]:
+    """The word in capitals that `word` is made from, and how often S was added to it.
+
+    A possessive has a root whether the dictionary knows that or not, a plural only one that it knows. On
+    words held out of the CMU dictionary these rules err less than half as often as letter to sound; rules for
+    other endings and for compounds erred as often or more, so there are none.
+    """
+    added = 0
+    while word not in dictionary:
+        if not is_possessive(word):
+            singular = next(filter(dictionary.__contains__, _singulars(word)), None)
+            return (singular, added + 1) if singular else (word, added)
+        added += word.endswith("'S")
+        word = word[:-2] if word.endswith("'S") else word[:-1]
+    return word, added
 
 
-def _inflect(word: str, ways: Mapping[str, Sequence[Spelling]]) -> Sequence[Spelling]:
-    if word in ways:
-        return ways[word]
-    stems = ways[stem(word)]
-    return [possessive(way) for way in stems] if word.endswith("'S") else stems
+def _singulars(word: str) -> list[str]:
+    """What a word may be the plural of."""
+    if not word.endswith("S") or word.endswith("SS"):
+        return []
+    singulars = [word[:-1], word[:-3] + "Y"] if word.endswith("IES") else [word[:-1]]
+    return [singular for singular in singulars if len(singular) >= _SHORTEST_SINGULAR]
 
 
-def possessive(spelling: Spelling) -> Spelling:
-    """The spelling of a word with 'S added."""
-    if spelling[-1] in _SIBILANTS:
-        return (*spelling, "IH", "Z")
-    return (*spelling, "S" if spelling[-1] in _VOICELESS else "Z")
+def is_possessive(word: str) -> bool:
+    """Whether a word in capitals ends in 'S or S' after a letter."""
+    return word.endswith(("'S", "S'")) and word[:-2].strip("'") != ""
+
+
+def _with_s(spelling: Spelling, times: int = 1) -> Spelling:
+    for _ in range(times):
+        if spelling[-1] in _SIBILANTS:
+            spelling = (*spelling, "IH", "Z")
+        else:
+            spelling = (*spelling, "S" if spelling[-1] in _VOICELESS else "Z")
+    return spelling
 
 
 def write_lexicon(path: Path, spellings: Mapping[str, Sequence[Spelling]]) -> None:

@@ -1,0 +1,122 @@
+"""Letter to sound: a small language that it must learn without a fault."""
+
+import random
+import re
+from collections.abc import Sequence
+
+import pytest
+import torch
+
+from asr.data_prep import letter_to_sound
+from asr.data_prep.letter_to_sound import LetterToSound, LetterToSoundOptions, Rates, check, train
+from asr.data_prep.lexicon import Dictionary, Spelling
+from asr.errors import PrepareError
+
+SMALL = LetterToSoundOptions(hidden=32, layers=1, dropout=0.0, epochs=20, batch=32, learning_rate=2e-2)
+TINY = LetterToSoundOptions(hidden=8, epochs=2, batch=4)
+
+SOUNDS = {"A": "AA", "B": "B", "C": "K", "H": "HH", "T": "T", "CH": "SH", "X": "K S", "'": ""}
+"""A letter is a phone; but CH is one, X is two, and the apostrophe is silent."""
+
+
+def spoken(word: str) -> Spelling:
+    return tuple(" ".join(SOUNDS[letters] for letters in re.findall("CH|.", word)).split())
+
+
+def language(count: int, seed: int = 0) -> dict[str, list[Spelling]]:
+    draw = random.Random(seed)
+    words = ["".join(draw.choices("AABCCHHTX'", k=draw.randint(2, 7))) + "A" for _ in range(count)]
+    return {word: [spoken(word)] for word in words}
+
+
+def test_a_regular_language_is_learnt_exactly() -> None:
+    dictionary = language(600)
+    stages: list[str] = []
+    model = train(dictionary, SMALL, stages.append)
+    unseen = sorted(language(400, seed=1).keys() - dictionary.keys())
+    assert len(unseen) > 200
+    assert model.spell(unseen) == [spoken(word) for word in unseen]
+    assert stages[::19] == ["letter to sound: epoch 1 of 20", "letter to sound: epoch 20 of 20"]
+
+
+def test_the_same_seed_gives_the_same_network() -> None:
+    before = torch.random.get_rng_state()
+    first, again, other = (
+        train(language(40), LetterToSoundOptions(hidden=8, epochs=2, batch=4, seed=seed)).state_dict()
+        for seed in (3, 3, 4)
+    )
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first["head.weight"], other["head.weight"])
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_every_word_has_a_phone_and_keeps_its_place() -> None:
+    model = LetterToSound(("AA", "B"), TINY)
+    words = ["XYZZY", "B", "O'ER", "Q", "B", "A" * 60]
+    with torch.no_grad():
+        model.head.weight.zero_()
+        model.head.bias.copy_(torch.tensor([9.0, 0, 1, 9, 0, 0]))  # blank in both frames, else B
+        assert model.spell(words) == [("B",)] * 6
+        model.head.bias.copy_(torch.tensor([0.0, 0, 9, 9, 0, 0]))  # B and blank
+        assert model.spell(words) == [("B",) * len(word) for word in words]
+    assert model.spell([]) == []
+
+
+def test_a_word_does_not_depend_on_its_batch() -> None:
+    model = LetterToSound(("AA", "B", "K"), LetterToSoundOptions(hidden=8, dropout=0.5))
+    words = [word for word in language(300) if len(word) == 5]
+    together = model.spell(words)
+    assert len(set(together)) > 1
+    assert [model.spell([word])[0] for word in words] == together
+
+
+def test_what_is_not_learnt_from() -> None:
+    fitting: Dictionary = {"AB": [("AA", "B"), ("B", "K", "B", "K", "B")]}
+    passed_over: Dictionary = {"AA": [("T",) * 3], "AB'S": [("B",)], "ABS'": [("B",)], "'": [("B",) * 3]}
+    alone = train({**fitting, "BA": [("B", "T", "K")]}, TINY).state_dict()
+    beside = train({**fitting, "BA": [("B", "T", "K")], **passed_over}, TINY).state_dict()
+    assert alone.keys() == beside.keys()
+    assert all(torch.equal(alone[name], beside[name]) for name in alone)
+    with pytest.raises(PrepareError) as caught:
+        train(passed_over, TINY)
+    assert str(caught.value) == "the dictionary has no word to learn letter to sound from; use a larger one"
+
+
+class Parrot:
+    """Spells every word as B AA."""
+
+    def spell(self, words: Sequence[str]) -> list[Spelling]:
+        return [("B", "AA")] * len(words)
+
+
+def test_check_counts_what_is_wrong_with_words_held_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    held_out = {"BA", "BAS", "BAB'S", "BAC", "BAC'S"}
+    taught: list[str] = []
+
+    def teach(dictionary: Dictionary, *_: object) -> Parrot:
+        taught.extend(dictionary)
+        return Parrot()
+
+    monkeypatch.setattr(letter_to_sound, "train", teach)
+    monkeypatch.setattr(letter_to_sound, "_held_out", held_out.__contains__)
+    alone, together = check(
+        {
+            "BA": [("B", "AA")],
+            "BAB": [("B", "AA", "B")],
+            "BAB'S": [("B", "AA", "B", "Z")],
+            "BAC": [("K", "AA", "B", "T"), ("B", "AA", "K")],
+            "BAC'S": [("B", "AA", "K", "S")],
+            "BAS": [("B", "AA", "S")],
+        }
+    )
+    assert taught == ["BAB"]
+    assert alone == Rates(words=3, word_errors=2, phones=2 + 3 + 3, phone_errors=2)
+    # BAB'S follows a rule from BAB; BAC'S is a guess with Z
+    assert together == Rates(words=5, word_errors=3, phones=8 + 4 + 4, phone_errors=2 + 2)
+    assert str(alone) == "66.7 % of 3 words, 25.00 % of 8 phones"
+
+
+def test_about_one_word_in_twenty_is_held_out() -> None:
+    words = [f"{a}{b}{c}" for a in "ABCDEFGHIJ" for b in "KLMNOPQRST" for c in "UVWXYZABCD"]
+    assert 30 < sum(map(letter_to_sound._held_out, words)) < 70
+    assert letter_to_sound._held_out("AAT") and not letter_to_sound._held_out("AAA")
