@@ -1,5 +1,6 @@
 """From a trained model to a bundle, and back."""
 
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ def save_bundle(
     training_data: str,
     licence: str = "unspecified",
     wer: dict[str, Any] | None = None,
+    lexicon: Path | None = None,
 ) -> Path:
     """Write weights, ONNX graph, model card and config.json; an earlier bundle is replaced as a whole.
 
@@ -51,6 +53,8 @@ def save_bundle(
             licence=licence,
             wer=wer or {},
         )
+        if lexicon:
+            shutil.copyfile(lexicon, work / bundle.LEXICON)
         (work / bundle.CARD).write_text(model_card(config, model), encoding="utf-8")
         bundle.write_config(work, config)
     return folder
@@ -65,6 +69,19 @@ def load_acoustic_model(folder: Path) -> AcousticModel:
     except (TypeError, RuntimeError) as error:
         raise BundleError(f"{folder}: the weights do not fit the architecture ({error})") from None
     return model.eval()
+
+
+def take_weights(model: AcousticModel, folder: Path) -> None:
+    """Start from another model: take the weights of a bundle that have the same name and shape in `model`.
+
+    Raises BundleError where none has.
+    """
+    weights = load(bundle.read_model_file(folder, bundle.read_config(folder), bundle.WEIGHTS))
+    own = model.state_dict()
+    fitting = {k: v for k, v in weights.items() if k in own and own[k].shape == v.shape}
+    if not any(name.startswith("recurrent.") for name in fitting):
+        raise BundleError(f"{folder}: no recurrent layer has the same shape as the model to train")
+    model.load_state_dict(fitting, strict=False)
 
 
 def check_parity(model: AcousticModel, log_mel: LogMelConfig, graph: bytes) -> float:
@@ -89,11 +106,12 @@ def model_card(config: bundle.BundleConfig, model: AcousticModel) -> str:
     """The bundle's README.md."""
     a = model.architecture
     parameters = sum(p.numel() for p in model.parameters())
+    units = "characters" if isinstance(config.characters, str) else "phones"
     directions = "bidirectional " if a.bidirectional else ""
     rows = "\n".join(f"| {name} | {100 * rate:.2f} % |" for name, rate in config.wer.items())
     return (
         f"# Speech recogniser\n\n{a.layers} layers of {directions}{a.cell.upper()}, {a.hidden} units a "
-        f"direction, CTC over {len(config.characters)} characters, {parameters:,} parameters.\n\n"
+        f"direction, CTC over {len(config.characters)} {units}, {parameters:,} parameters.\n\n"
         f"- Training data: {config.training_data}\n- Licence: {config.licence}\n"
         "- Input: 16 kHz mono; `asr transcribe` converts anything else.\n\n"
         f"| WER on | |\n|---|---|\n{rows}\n"

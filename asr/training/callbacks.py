@@ -10,6 +10,9 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.utilities import rank_zero_only
 
+RATES = {"val_wer": "WER", "val_cer": "CER", "val_per": "PER"}
+"""Validation's error rates of words, characters and phones; a run logs the first two or the last."""
+
 
 class EpochLine(Callback):
     """Prints one line after each validation, which also reads well in a log file; seconds since the last."""
@@ -24,9 +27,10 @@ class EpochLine(Callback):
         m = {name: float(value) for name, value in trainer.callback_metrics.items()}
         now = time.monotonic()
         seconds, self._last = now - self._last, now
+        rates = (f"{name} {m[metric]:.2%}  " for metric, name in RATES.items() if metric in m)
         print(
             f"epoch {trainer.current_epoch:3d}  step {trainer.global_step:6d}  loss {m.get('loss', 0):.3f}  "
-            f"val_loss {m['val_loss']:.3f}  WER {m['val_wer']:.2%}  CER {m['val_cer']:.2%}  {seconds:.0f} s",
+            f"val_loss {m['val_loss']:.3f}  {''.join(rates)}{seconds:.0f} s",
             flush=True,
         )
 
@@ -43,7 +47,9 @@ def plot_curves(logs: Path, png: Path) -> None:
     for name, label in (("loss", "training"), ("val_loss", "validation")):
         left.plot(*np.array(curves[name]).reshape(-1, 2).T, label=label)
     left.set(xlabel="step", ylabel="CTC loss, nats a token", ylim=(0, None))
-    for name, label in (("val_wer", "WER"), ("val_cer", "CER")):
+    for name, label in RATES.items():
+        if name not in curves:
+            continue
         steps, rates = np.array(curves[name]).reshape(-1, 2).T
         right.plot(steps, 100 * rates, label=label)
     right.set(xlabel="step", ylabel="validation errors, %", ylim=(0, 105))

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from asr import manifest
+from asr.decoding.lexicon import read_lexicon
 from asr.errors import TrainingError
 from asr.features.logmel import LogMelConfig
 from asr.features.store import Entry, FeatureStore
@@ -39,14 +40,36 @@ class Item(NamedTuple):
     tokens: list[int]
 
 
+class Spelling:
+    """Turns words into the units that `lexicon` spells them in, by the first spelling of each."""
+
+    def __init__(self, lexicon: Path, tokenizer: Tokenizer) -> None:
+        self._lexicon, self._tokenizer = lexicon, tokenizer
+        self._spellings = read_lexicon(lexicon, tokenizer).first_spellings()
+
+    def __call__(self, text: str, folder: Path) -> str:
+        """Raises TrainingError with the words that the lexicon lacks."""
+        if lacking := sorted(set(text.split()) - self._spellings.keys()):
+            raise TrainingError(f"{folder}: {self._lexicon} lacks {name_some(lacking)}; spell all its words")
+        return self._tokenizer.decode(token for word in text.split() for token in self._spellings[word])
+
+
 class SpeechDataset(Dataset[Batch]):
-    """The utterances of prepared corpora at the given speeds; a list of positions gives a Batch."""
+    """The utterances of prepared corpora at the given speeds; a list of positions gives a Batch.
+
+    With a lexicon, the texts are those of each word's first spelling. Raises TrainingError, StoreError.
+    """
 
     def __init__(
-        self, folders: Sequence[Path], tokenizer: Tokenizer, speeds: Sequence[float] = (1.0,)
+        self,
+        folders: Sequence[Path],
+        tokenizer: Tokenizer,
+        speeds: Sequence[float] = (1.0,),
+        lexicon: Path | None = None,
     ) -> None:
         self.stores = [FeatureStore(folder) for folder in folders]
         self.items: list[Item] = []
+        spelling = Spelling(lexicon, tokenizer) if lexicon else None
         for folder, store in zip(folders, self.stores, strict=True):
             prepared = {entry.speed for entry in store.entries.values()}
             if missing := sorted(set(speeds) - prepared):
@@ -54,12 +77,13 @@ class SpeechDataset(Dataset[Batch]):
                     f"{folder}: not prepared at speed {missing[0]}; run `asr prepare` with --speeds"
                 )
             for utterance in manifest.read(folder / "manifest.jsonl"):
-                tokens = tokenizer.encode(utterance.text)
+                text = spelling(utterance.text, folder) if spelling else utterance.text
+                tokens = tokenizer.encode(text)
                 if (utterance.id, 1.0) not in store.entries:
                     raise TrainingError(f"{folder}: no features of {utterance.id}; run `asr prepare` again")
                 # A copy may be missing: played faster, the utterance was too short for its text.
                 entries = (store.entries.get((utterance.id, speed)) for speed in speeds)
-                self.items += [Item(store, entry, utterance.text, tokens) for entry in entries if entry]
+                self.items += [Item(store, entry, text, tokens) for entry in entries if entry]
         self._check_lengths()
 
     def _check_lengths(self) -> None:
@@ -123,7 +147,9 @@ class SpeechData(pl.LightningDataModule):
         validation: Folders made by `asr prepare` to validate on; never augmented.
         batch_seconds: Most seconds of audio in a batch, padding included, on each device.
         speeds: Speeds of the training data to use; those other than 1.0 must have been prepared.
-        characters: The alphabet; token 0 is the CTC blank, token i+1 the i-th character.
+        units: What the model emits: the characters of an alphabet, or a list of phones. Token 0 is the CTC
+            blank, token i+1 the i-th unit.
+        lexicon: How words are spelt in units, for phones.
         licence: Licence of the training data, for the model card.
         seed: Decides the order of the training data, taken from seed_everything.
     """
@@ -134,7 +160,8 @@ class SpeechData(pl.LightningDataModule):
         validation: list[Path],
         batch_seconds: float = 300.0,
         speeds: list[float] = [1.0],  # noqa: B006 - jsonargparse shows it as the default
-        characters: str = ENGLISH,
+        units: str | list[str] = ENGLISH,
+        lexicon: Path | None = None,
         licence: str = "unspecified",
         seed: int = 0,
     ) -> None:
@@ -143,14 +170,15 @@ class SpeechData(pl.LightningDataModule):
         self.validation_folders = validation
         self.batch_seconds = batch_seconds
         self.speeds = speeds
-        self.tokenizer = Tokenizer(characters)
+        self.tokenizer = Tokenizer(units if isinstance(units, str) else tuple(units))
+        self.lexicon = lexicon
         self.licence = licence
         self.seed = seed
 
     def setup(self, stage: str) -> None:
         """Open the stores; check that all fit together. Called by the trainer."""
-        self.train_set = SpeechDataset(self.train_folders, self.tokenizer, self.speeds)
-        self.validation_set = SpeechDataset(self.validation_folders, self.tokenizer)
+        self.train_set = SpeechDataset(self.train_folders, self.tokenizer, self.speeds, self.lexicon)
+        self.validation_set = SpeechDataset(self.validation_folders, self.tokenizer, lexicon=self.lexicon)
         configs = {store.config for s in (self.train_set, self.validation_set) for store in s.stores}
         if len(configs) > 1:
             raise TrainingError("the feature stores differ in their LogMel settings; prepare them alike")

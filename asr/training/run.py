@@ -37,9 +37,14 @@ class TrainCLI(LightningCLI):
         parser.add_argument(
             "--checkpoint_minutes", type=float, default=5.0, help="Minutes of training that a kill may cost."
         )
-        parser.link_arguments("data.characters", "model.characters")
+        parser.link_arguments("data.units", "model.units")
         parser.link_arguments("seed_everything", "model.seed", compute_fn=int)
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
+
+    @property
+    def monitored(self) -> str:
+        """What tells the best checkpoint."""
+        return "val_wer" if isinstance(self.datamodule.tokenizer.units, str) else "val_per"
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Called by LightningCLI. Everything a run writes goes below `trainer.default_root_dir`."""
@@ -49,7 +54,7 @@ class TrainCLI(LightningCLI):
             EpochLine(),
             RecentCheckpoint(root, "recent", train_time_interval=interval, enable_version_counter=False),
             # In this order, so that the last checkpoint knows which one is the best.
-            ModelCheckpoint(root, "best", "val_wer", enable_version_counter=False),
+            ModelCheckpoint(root, "best", self.monitored, enable_version_counter=False),
             ModelCheckpoint(root, "last", enable_version_counter=False),
         ]
         loggers = [
@@ -145,16 +150,19 @@ def _write_bundle(cli: TrainCLI, root: Path) -> None:
 
     checkpoint = torch.load(root / "best.ckpt", map_location="cpu", weights_only=True)
     cli.model.load_state_dict(checkpoint["state_dict"])
-    best = next(s for name, s in checkpoint["callbacks"].items() if "val_wer" in name)["best_model_score"]
+    rate = f"'{cli.monitored}'"
+    best = next(s for name, s in checkpoint["callbacks"].items() if rate in name)["best_model_score"]
     data: SpeechData = cli.datamodule
+    of_phones = "" if rate == "'val_wer'" else "phones, "
     save_bundle(
         root / "bundle",
         cli.model.model,
         data.log_mel,
         characters=data.tokenizer.units,
+        lexicon=data.lexicon,
         training_data=", ".join(folder.name for folder in data.train_folders),
         licence=data.licence,
-        wer={"validation, greedy, while training": round(float(best), 4)},
+        wer={f"validation, {of_phones}greedy, while training": round(float(best), 4)},
     )
 
 

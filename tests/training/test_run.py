@@ -11,7 +11,9 @@ import torch
 import yaml
 
 import asr
-from asr.errors import TrainingError
+from asr import manifest
+from asr.errors import BundleError, TrainingError
+from asr.model.export import load_acoustic_model
 from asr.text import Tokenizer
 from asr.training import run
 from asr.training.callbacks import read_curves
@@ -79,6 +81,52 @@ def test_a_run_leaves_bundle_logs_curves_and_its_settings(
     assert "epoch   1  step" in capsys.readouterr().out
     recording = next((corpus / "audio").glob("*.flac"))
     assert isinstance(asr.load_model(bundle).transcribe(recording).text, str)
+
+
+def test_a_model_of_phones_learns_spellings_and_starts_from_one_of_characters(
+    tmp_path: Path, corpus: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = write_recipe(tmp_path, corpus, max_epochs=1)
+    first = start(recipe)
+    root = tmp_path / "phones"
+    lexicon = tmp_path / "lexicon.txt"
+    settings = (
+        f"--trainer.default_root_dir={root}",
+        f"--data.lexicon={lexicon}",
+        "--data.units=[B, IY, S, OW, T, IH, N]",
+        f"--model.init={first}",
+        "--model.consistency=0.2",
+    )
+    lexicon.write_text("BE\tB IY\nSO\tS OW\nSO\tS\nIT\tIH T\n", encoding="utf-8")
+    with pytest.raises(TrainingError, match=r"corpus: .*lexicon.txt lacks NO; spell all its words"):
+        start(recipe, *settings)
+    lexicon.write_text(lexicon.read_text() + "NO\tN OW\n", encoding="utf-8")
+    bundle = start(recipe, *settings)
+    assert "PER" in capsys.readouterr().out
+    assert list(read_curves(root / "logs")["val_per"])
+    config = json.loads((bundle / "config.json").read_text())
+    assert config["characters"] == ["B", "IY", "S", "OW", "T", "IH", "N"]
+    assert list(config["wer"]) == ["validation, phones, greedy, while training"]
+    recording = next((corpus / "audio").glob("*.flac"))
+    words = asr.load_model(bundle).transcribe(recording).text.split()
+    assert set(words) <= {"BE", "SO", "IT", "NO"}
+
+    dataset = SpeechDataset([corpus], Tokenizer(tuple(config["characters"])), lexicon=lexicon)
+    spelt = {"BE": "B IY", "SO": "S OW", "IT": "IH T", "NO": "N OW"}
+    words_of = {u.id: u.text for u in manifest.read(corpus / "manifest.jsonl")}
+    for item in dataset.items:
+        assert item.text == " ".join(spelt[word] for word in words_of[item.entry.id].split())
+
+
+def test_training_starts_from_the_weights_that_fit(tmp_path: Path, corpus: Path) -> None:
+    bundle = start(write_recipe(tmp_path, corpus, max_epochs=1))
+    old = load_acoustic_model(bundle).state_dict()
+    new = CTCModule(layers=2, hidden=16, init=bundle, units="AB ").model.state_dict()
+    taken = {name for name, value in old.items() if name in new and torch.equal(new[name], value)}
+    assert {"subsampling.first.weight", "recurrent.0.ahead.weight_hh_l0", "mean"} <= taken
+    assert not {"output.weight", "recurrent.1.ahead.weight_hh_l0"} & taken
+    with pytest.raises(BundleError, match="bundle: no recurrent layer has the same shape"):
+        CTCModule(layers=1, hidden=8, init=bundle)
 
 
 KILLER = """
