@@ -39,27 +39,29 @@ def build_trie(lexicon: Lexicon, scores: np.ndarray) -> Trie:
     order = np.argsort(table.view(row)[:, 0], kind="stable") if depth else np.arange(0)
     table, lengths, scores = table[order], lengths[order], scores[order]
 
-    tokens, parents, ahead = [0], [-1], [float(scores.max()) if len(scores) else 0.0]
-    levels = [(np.array(tokens), np.array(parents), np.array(ahead))]
+    top = float(scores.max()) if len(scores) else 0.0
+    levels = [np.array([(0, 0, 0, top)], dtype=TRIE_NODE)]
+    parents = [np.array([-1], dtype=np.int32)]
     count = 1
-    place = np.zeros(len(lexicon), dtype=np.int64)  # node that each row has come to
+    place = np.zeros(len(lexicon), dtype=np.int32)  # node that each row has come to
     for column in range(depth):
         rows = np.flatnonzero(lengths > column)
-        parent, token = place[rows], table[rows, column].astype(np.int64)
+        parent, token = place[rows], table[rows, column]
         first = np.ones(len(rows), dtype=bool)
         first[1:] = (parent[1:] != parent[:-1]) | (token[1:] != token[:-1])
         starts = np.flatnonzero(first)
         place[rows] = count - 1 + np.cumsum(first)
-        levels.append((token[starts], parent[starts], np.maximum.reduceat(scores[rows], starts)))
+        level = np.zeros(len(starts), dtype=TRIE_NODE)
+        level["token"], level["ahead"] = token[starts], np.maximum.reduceat(scores[rows], starts)
+        levels.append(level)
+        parents.append(parent[starts])
         count += len(starts)
 
-    nodes = np.zeros(count + 1, dtype=TRIE_NODE)
-    nodes["token"][:-1], parent_of, nodes["ahead"][:-1] = (
-        np.concatenate(part) for part in zip(*levels, strict=True)
-    )
-    nodes["first_child"] = np.searchsorted(parent_of, np.arange(count + 1))
+    nodes = np.concatenate([*levels, np.zeros(1, dtype=TRIE_NODE)])
+    numbers = np.arange(count + 1, dtype=np.int32)
+    nodes["first_child"] = np.searchsorted(np.concatenate(parents), numbers)
     by_node = np.argsort(place, kind="stable")
-    nodes["first_entry"] = np.searchsorted(place[by_node], np.arange(count + 1))
+    nodes["first_entry"] = np.searchsorted(place[by_node], numbers)
     return Trie(nodes, order[by_node].astype(np.int32))
 
 

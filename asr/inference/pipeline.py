@@ -21,7 +21,7 @@ from asr.inference.windows import Cutter, Window, batches
 GROUP_SECONDS = 40.0
 """Audio a thread in a group, so that short recordings of about the same length can share batches."""
 
-MOST_SECONDS = 960.0
+MOST_SECONDS = 320.0
 """Audio in a group, and half of it in all batches at work, however many threads there are."""
 
 
