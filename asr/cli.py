@@ -13,7 +13,7 @@ from asr.cli_lm import add_lm
 from asr.cli_model import add_export, add_info
 from asr.cli_transcribe import add_transcribe
 from asr.console import complain, open_output
-from asr.errors import AsrError, TextError, UsageError
+from asr.errors import AsrError, TextError
 from asr.text import ENGLISH
 
 
@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _run(arguments)
         except AsrError as error:
             complain(str(error))
-            return 2 if isinstance(error, UsageError) else 1
+            return error.status
         finally:
             print(end="", flush=True)  # here, where a failure can still be handled
     except KeyboardInterrupt:
@@ -50,9 +50,9 @@ def _run(arguments: list[str]) -> int:
 
 
 def train(arguments: list[str]) -> int:
-    """`asr train RECIPE.yaml [--resume] [--trainer.max_epochs=3 ...]`."""
-    resume = "--resume" in arguments
-    arguments = [argument for argument in arguments if argument != "--resume"]
+    """`asr train RECIPE.yaml [--resume | --resume=auto] [--trainer.max_epochs=3 ...]`."""
+    resume = None if "--resume=auto" in arguments else "--resume" in arguments
+    arguments = [argument for argument in arguments if argument not in ("--resume", "--resume=auto")]
     if arguments and not arguments[0].startswith("-"):
         if not Path(arguments[0]).is_file():
             raise AsrError(f"{arguments[0]}: no such recipe; see the folder recipes/")

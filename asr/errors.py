@@ -2,11 +2,15 @@
 
 
 class AsrError(Exception):
-    """Base of all errors that the command line prints without a traceback."""
+    """Base of all errors that the command line prints without a traceback; `status` is its exit code."""
+
+    status = 1
 
 
 class UsageError(AsrError):
     """Arguments of a command that contradict each other."""
+
+    status = 2
 
 
 class AudioError(AsrError):
@@ -35,6 +39,12 @@ class PrepareError(AsrError):
 
 class TrainingError(AsrError):
     """A training run that cannot start or go on."""
+
+
+class TrainingStoppedError(TrainingError):
+    """A training run that was asked to end (SIGTERM) and has saved what it had: start it again."""
+
+    status = 75  # EX_TEMPFAIL of sysexits.h
 
 
 class DecodingError(AsrError):

@@ -21,6 +21,7 @@ from asr.text import BLANK, ENGLISH, Tokenizer
 from asr.training.augment import SpecAugment, SpecAugmentConfig
 from asr.training.consistency import divergence, twice
 from asr.training.data import Batch, SpeechData, name_some
+from asr.training.finite import SkippedSteps, skip_unless_finite
 
 
 class CTCModule(pl.LightningModule):
@@ -76,6 +77,7 @@ class CTCModule(pl.LightningModule):
         self.final_share = final_share
         self.consistency = consistency
         self.seed = seed
+        self._skipped = SkippedSteps()
 
     def setup(self, stage: str) -> None:
         """Take the training data's statistics. Called by the trainer."""
@@ -86,7 +88,9 @@ class CTCModule(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """AdamW; a linear warm-up, then half a cosine down to `final_share` of the peak."""
-        optimizer = torch.optim.AdamW(self.parameters(), self.learning_rate, weight_decay=self.weight_decay)
+        optimizer = torch.optim.AdamW(
+            self.parameters(), self.learning_rate, weight_decay=self.weight_decay, fused=True
+        )
         total = int(self.trainer.estimated_stepping_batches)
 
         def share(step: int) -> float:
@@ -113,13 +117,13 @@ class CTCModule(pl.LightningModule):
         return losses, log_probs, lengths
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Loss in nats a token. Raises TrainingError that names the utterances whose loss is not finite."""
+        """Loss in nats a token. A step that is not finite is skipped; after three the run stops."""
         # Seeding each step from its number makes dropout and masks independent of stops in between.
         torch.manual_seed(hash((self.seed, self.current_epoch, batch_idx, self.global_rank)))
         if self.consistency:
             batch = twice(batch)
         losses, log_probs, lengths = self.losses(batch, self.spec_augment(batch.features, self.model.mean))
-        self._check(batch, losses.isfinite())
+        self._ids, self._losses = batch.ids, losses
         tokens = batch.target_lengths.sum()
         loss = losses.sum() / tokens
         self.log("loss", loss.detach(), prog_bar=True, batch_size=len(batch.ids))
@@ -127,13 +131,15 @@ class CTCModule(pl.LightningModule):
             loss = loss + self.consistency * divergence(log_probs, lengths) / tokens
         return loss
 
-    def _check(self, batch: Batch, good: Tensor) -> None:
-        if not bool(good.all()):
-            broken = [id for id, fine in zip(batch.ids, good.tolist(), strict=True) if not fine]
-            raise TrainingError(
-                f"the loss is not finite at step {self.global_step} for {name_some(broken)}; go on from the "
-                "last checkpoint with --resume and a lower --model.learning_rate, or look at these recordings"
-            )
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip by norm, and skip the step if it is not finite. Called by the trainer."""
+        skipped = skip_unless_finite(optimizer, list(self.parameters()), gradient_clip_val or 0.0)
+        self._skipped.add(self.global_step, self._ids, self._losses, skipped)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """What is set now holds, not what was set when the checkpoint was written."""
@@ -142,6 +148,7 @@ class CTCModule(pl.LightningModule):
         for optimizer in checkpoint["optimizer_states"]:
             for group in optimizer["param_groups"]:
                 group["weight_decay"] = self.weight_decay
+                group["fused"] = True
 
     def on_validation_epoch_start(self) -> None:
         """Forget the counts of the epoch before."""
@@ -152,7 +159,11 @@ class CTCModule(pl.LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Count the errors of greedy decoding."""
         losses, log_probs, lengths = self.losses(batch, batch.features)
-        self._check(batch, ~losses.isnan())
+        if broken := [id for id, loss in zip(batch.ids, losses.tolist(), strict=True) if math.isnan(loss)]:
+            raise TrainingError(
+                f"the validation loss is not a number after step {self.global_step} for {name_some(broken)}; "
+                "look at these recordings, or start anew with a lower --model.learning_rate"
+            )
         hypotheses = [
             greedy(row[:length], self.tokenizer, frame_seconds=1.0).text  # times are of no interest here
             for row, length in zip(log_probs.cpu().numpy(), lengths.tolist(), strict=True)

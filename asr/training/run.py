@@ -15,11 +15,11 @@ import torch
 from pytorch_lightning.callbacks import EMAWeightAveraging, ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
-from pytorch_lightning.plugins.io import TorchCheckpointIO
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from asr.errors import TrainingError
-from asr.files import atomic_write
+from asr.errors import TrainingError, TrainingStoppedError
 from asr.training.callbacks import EpochLine, plot_curves
+from asr.training.checkpoints import RecentCheckpoint, WholeCheckpoints, newest_checkpoint
 from asr.training.data import SpeechData
 from asr.training.module import CTCModule
 
@@ -30,7 +30,8 @@ class TrainCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Called by LightningCLI."""
         parser.epilog = (
-            "--resume goes on with the run in trainer.default_root_dir from its newest checkpoint."
+            "--resume goes on with the run in trainer.default_root_dir from its newest checkpoint; "
+            "--resume=auto does so if there is one, and else starts."
         )
         parser.add_lightning_class_args(EMAWeightAveraging, "ema")
         parser.set_defaults({"ema.decay": 0.999, "ema.use_buffers": False})
@@ -61,32 +62,16 @@ class TrainCLI(LightningCLI):
             CSVLogger(root, "logs", flush_logs_every_n_steps=1),
             TensorBoardLogger(root, "tensorboard"),
         ]
-        return super().instantiate_trainer(logger=loggers, **kwargs)
+        plugins = [*_as_list(self.config_init["trainer"]["plugins"]), WholeCheckpoints()]
+        return super().instantiate_trainer(logger=loggers, plugins=plugins, **kwargs)
 
 
-class RecentCheckpoint(ModelCheckpoint):
-    """Saves in mid-epoch only: resumed from after an epoch's last batch, its validation would be skipped."""
-
-    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
-        """Called by the trainer."""
-        if not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
-            super().on_train_batch_end(trainer, *args)
-
-
-class WholeCheckpoints(TorchCheckpointIO):
-    """Writes checkpoints whole or not at all, also where /tmp is on another disk."""
-
-    def save_checkpoint(self, checkpoint: Any, path: Any, storage_options: Any = None) -> None:
-        """Called by the trainer."""
-        with atomic_write(Path(path), "wb") as file:
-            torch.save(checkpoint, file)
-
-
-def train(arguments: Sequence[str], resume: bool = False) -> Path | None:
+def train(arguments: Sequence[str], resume: bool | None = False) -> Path | None:
     """Train and write the model bundle; returns its folder (None on the processes that do not write).
 
     `arguments` are LightningCLI's own (`--config RECIPE --model.layers=4`). Raises TrainingError where the
-    run's folder holds an earlier run and `resume` is not set, or none and `resume` is.
+    run's folder holds an earlier run and `resume` is not set, or none and `resume` is; with None it goes on
+    with what there is. Raises TrainingStoppedError when it was asked to end.
     """
     _quieten()
     cli = TrainCLI(
@@ -118,6 +103,8 @@ def _clear_errors(trainer: pl.Trainer, root: Path) -> Iterator[None]:
     """One line for what a user can mend."""
     try:
         yield
+    except SIGTERMException:
+        raise TrainingStoppedError(f"{root}: asked to end, and saved; go on with --resume") from None
     except SystemExit:  # how the trainer ends on Ctrl-C
         if trainer.interrupted:
             raise TrainingError(f"{root}: interrupted; go on with --resume") from None
@@ -132,22 +119,26 @@ def _clear_errors(trainer: pl.Trainer, root: Path) -> Iterator[None]:
         raise
 
 
-def _checkpoint_to_resume(root: Path, resume: bool) -> Path | None:
+def _checkpoint_to_resume(root: Path, resume: bool | None) -> Path | None:
     """The newest checkpoint, if it is wanted."""
-    found = [path for name in ("last.ckpt", "recent.ckpt") if (path := root / name).exists()]
+    found = newest_checkpoint(root)
+    if resume is None:
+        return found
     if resume and not found:
         raise TrainingError(f"{root}: no checkpoint to resume from; start without --resume")
     if found and not resume:
         raise TrainingError(
             f"{root}: holds an earlier run; go on with --resume, or set another --trainer.default_root_dir"
         )
-    return max(found, key=lambda path: path.stat().st_mtime, default=None)
+    return found
 
 
 def _write_bundle(cli: TrainCLI, root: Path) -> None:
     """Export the checkpoint with the best validation WER."""
     from asr.model.export import save_bundle
 
+    if not (root / "best.ckpt").exists():
+        raise TrainingError(f"{root}: no checkpoint could be written, so there is no model to export")
     checkpoint = torch.load(root / "best.ckpt", map_location="cpu", weights_only=True)
     cli.model.load_state_dict(checkpoint["state_dict"])
     rate = f"'{cli.monitored}'"

@@ -1,7 +1,10 @@
 """Whole runs on a tiny corpus: what they leave, how they stop, how they go on."""
 
 import csv
+import errno
 import json
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -211,19 +214,119 @@ def test_a_second_start_destroys_nothing_and_says_what_to_do(tmp_path: Path, cor
     assert (tmp_path / "exp" / "last.ckpt").read_bytes() == before
 
 
-def test_a_loss_that_is_not_finite_names_the_utterances(
+def break_steps(monkeypatch: pytest.MonkeyPatch, broken: set[int]) -> None:
+    """Make the first utterance's loss NaN in these training steps."""
+    losses = CTCModule.losses
+
+    def break_first(self: CTCModule, batch: object, features: torch.Tensor) -> object:
+        values, *rest = losses(self, batch, features)  # type: ignore[arg-type]
+        if self.training and self.trainer.fit_loop.epoch_loop.batch_progress.current.ready - 1 in broken:
+            values = values * torch.where(torch.arange(len(values)) == 0, float("nan"), 1.0)
+        return (values, *rest)
+
+    monkeypatch.setattr(CTCModule, "losses", break_first)
+
+
+def test_a_step_that_is_not_finite_is_skipped_and_named(
+    tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    after: dict[int, list[torch.Tensor]] = {}
+
+    def on_train_batch_end(self: CTCModule, outputs: object, batch: object, batch_idx: int) -> None:
+        after[batch_idx] = [p.detach().clone() for p in self.parameters()]
+
+    monkeypatch.setattr(CTCModule, "on_train_batch_end", on_train_batch_end)
+    break_steps(monkeypatch, {2, 3, 5})
+    with pytest.warns(UserWarning) as warnings:
+        start(write_recipe(tmp_path, corpus, max_epochs=1))
+    told = [str(w.message) for w in warnings if "was skipped" in str(w.message)]
+    assert len(told) == 3
+    assert re.fullmatch(r"step \d was skipped: the loss of corpus-\d\d is not finite", told[0])
+    same = {i: all(map(torch.equal, after[i], after[i - 1])) for i in range(1, 7)}
+    assert same == {1: False, 2: True, 3: True, 4: False, 5: True, 6: False}
+    assert all(p.isfinite().all() for p in after[6])
+
+
+def test_three_such_steps_in_a_row_stop_the_run(
+    tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    break_steps(monkeypatch, {1, 3, 4, 5})
+    message = (
+        r"^3 steps in a row were not finite, at last step 5: the loss of corpus-\d\d; go on from the last"
+    )
+    with pytest.warns(UserWarning, match="was skipped"), pytest.raises(TrainingError, match=message):
+        start(write_recipe(tmp_path, corpus, max_epochs=1))
+
+
+def test_a_validation_loss_that_is_no_number_stops_the_run(
     tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     losses = CTCModule.losses
 
     def broken(self: CTCModule, batch: object, features: torch.Tensor) -> object:
         values, *rest = losses(self, batch, features)  # type: ignore[arg-type]
-        return (torch.where(torch.arange(len(values)) == 0, float("nan"), values), *rest)
+        return (values if self.training else values * float("nan"), *rest)
 
     monkeypatch.setattr(CTCModule, "losses", broken)
-    message = r"^the loss is not finite at step 0 for corpus-\d\d; go on from the last checkpoint with"
+    message = r"^the validation loss is not a number after step 7 for corpus-\d\d.*; look at these recordings"
     with pytest.raises(TrainingError, match=message):
-        start(write_recipe(tmp_path, corpus))
+        start(write_recipe(tmp_path, corpus, max_epochs=1))
+
+
+TERMINATED = KILLER.replace("SIGKILL", "SIGTERM").replace(
+    'run.train(["--config", sys.argv[1]])',
+    'from asr.cli import main\nsys.exit(main(["train", "--resume=auto", "--config", sys.argv[1], "--checkpoint_minutes=99"]))',
+)
+
+
+def test_asked_to_end_it_saves_and_resumes_exactly(tmp_path: Path, corpus: Path, never_killed: Path) -> None:
+    recipe = write_recipe(tmp_path, corpus)
+    command = [sys.executable, "-c", TERMINATED, str(recipe), "9"]
+    process = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert process.returncode == 75, process.stderr
+    assert process.stderr.endswith("exp: asked to end, and saved; go on with --resume\n")
+    assert torch.load(tmp_path / "exp" / "recent.ckpt", weights_only=True)["global_step"] == 10
+    assert run.train(["--config", str(recipe)], resume=None)
+    expected, actual = weights(never_killed), weights(tmp_path / "exp")
+    assert all(torch.equal(value, actual[name]) for name, value in expected.items())
+
+
+def test_a_damaged_checkpoint_is_passed_over(
+    tmp_path: Path, corpus: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe, root = write_recipe(tmp_path, corpus), tmp_path / "exp"
+    start(recipe, "--trainer.max_epochs=1")
+    whole = (root / "last.ckpt").read_bytes()
+    (root / "recent.ckpt").write_bytes(whole[: len(whole) // 2])  # newer, and cut short
+    start(recipe, resume=True)
+    assert "recent.ckpt: the checkpoint is damaged (" in capsys.readouterr().err
+    assert torch.load(root / "last.ckpt", weights_only=True)["global_step"] == 14
+    for name in ("last.ckpt", "recent.ckpt"):
+        (root / name).write_bytes(whole[:1000])
+    with pytest.raises(TrainingError, match=r"exp: no checkpoint is whole; start anew"):
+        start(recipe, resume=True)
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(
+    tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe, root = write_recipe(tmp_path, corpus), tmp_path / "exp"
+    start(recipe, "--trainer.max_epochs=1")
+    before = (root / "last.ckpt").read_bytes()
+    real = os.fsync
+
+    def full(descriptor: int) -> None:
+        if Path(f"/proc/self/fd/{descriptor}").readlink().name.startswith(".last.ckpt"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    start(recipe, resume=True)
+    told = "exp/last.ckpt: checkpoint not written (no space left on device); the one before is kept\n"
+    assert told in capsys.readouterr().err
+    assert (root / "last.ckpt").read_bytes() == before
+    assert torch.load(root / "recent.ckpt", weights_only=True)["global_step"] > 7
+    assert not [path for path in root.iterdir() if path.name.startswith(".")]
 
 
 def test_a_model_that_emits_only_blanks_is_noticed(

@@ -1,0 +1,72 @@
+"""Checkpoints that are whole, and which of them to go on from."""
+
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.plugins.io import TorchCheckpointIO
+from pytorch_lightning.utilities.exceptions import SIGTERMException
+
+from asr.console import complain
+from asr.errors import TrainingError
+from asr.files import atomic_write
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Writes checkpoints whole or not at all. Where there is no room, the one before stays, and the run goes
+    on: the disk may have room again when the next one is due."""
+
+    def save_checkpoint(self, checkpoint: Any, path: Any, storage_options: Any = None) -> None:
+        """Called by the trainer."""
+        try:
+            with atomic_write(Path(path), "wb") as file:
+                torch.save(checkpoint, file)
+        except (OSError, RuntimeError) as error:
+            cause = error if isinstance(error, OSError) else error.__context__
+            if not isinstance(cause, OSError):
+                raise
+            reason = (cause.strerror or str(cause)).lower()
+            before = "; the one before is kept" if Path(path).exists() else ""
+            complain(f"{path}: checkpoint not written ({reason}){before}")
+
+
+class RecentCheckpoint(ModelCheckpoint):
+    """Saves in mid-epoch only: resumed from after an epoch's last batch, its validation would be skipped.
+
+    It also saves when the run is asked to end (SIGTERM).
+    """
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
+        """Called by the trainer."""
+        if not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+            super().on_train_batch_end(trainer, *args)
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        """Called by the trainer, after a step that is whole."""
+        in_epoch = not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
+        if in_epoch and isinstance(exception, SIGTERMException):
+            trainer.save_checkpoint(Path(self.dirpath or ".") / f"{self.filename}.ckpt")
+
+
+def newest_checkpoint(root: Path) -> Path | None:
+    """The newest whole checkpoint of a run; None if it has none.
+
+    A damaged one is said and passed over. Raises TrainingError where all are damaged.
+    """
+    found = [path for name in ("last.ckpt", "recent.ckpt") if (path := root / name).exists()]
+    damaged = None
+    for path in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True):
+        try:
+            torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        except (OSError, RuntimeError, EOFError, ValueError) as error:
+            damaged = path
+            complain(f"{path}: the checkpoint is damaged ({str(error).splitlines()[0][:80]}); passed over")
+        else:
+            return path
+    if damaged:
+        raise TrainingError(f"{root}: no checkpoint is whole; start anew with another default_root_dir")
+    return None
