@@ -56,16 +56,21 @@ class FeatureStore:
 
     def read(self, entry: Entry) -> np.ndarray:
         """`float16[frames, mels]`, a read-only view into the memory map."""
-        shard = self._shards.get(entry.shard)
-        if shard is None:
-            if len(self._shards) >= MOST_OPEN:
-                self._shards.pop(next(iter(self._shards)))
-            shard = self._shards[entry.shard] = self._open(entry.shard)
+        shard = self.shard(entry.shard)
         end = entry.start + entry.frames
         if end > len(shard):
             path = shard_path(self.folder, entry.shard)
             raise StoreError(f"{path}: shorter than its index; prepare it again")
         return shard[entry.start : end]
+
+    def shard(self, number: int) -> np.ndarray:
+        """All of a shard, `float16[frames, mels]`, as a read-only memory map. Raises StoreError."""
+        shard = self._shards.get(number)
+        if shard is None:
+            if len(self._shards) >= MOST_OPEN:
+                self._shards.pop(next(iter(self._shards)))
+            shard = self._shards[number] = self._open(number)
+        return shard
 
     def _open(self, number: int) -> np.ndarray:
         path = shard_path(self.folder, number)

@@ -1,9 +1,13 @@
 """Augmentation of training features."""
 
+import math
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 from torchaudio.functional import mask_along_axis_iid
+
+from asr.model.subsampling import Subsampling, padding_mask
 
 
 @dataclass(frozen=True)
@@ -40,3 +44,28 @@ class SpecAugment(nn.Module):
         for _ in range(c.frequency_masks):
             x = mask_along_axis_iid(x, c.frequency_bins, 0.0, axis=3)
         return x[:, 0] + mean
+
+
+def change_tempo(features: Tensor, lengths: Tensor, factors: Tensor, slowest: float) -> tuple[Tensor, Tensor]:
+    """Play features `[B, T, F]` at `factors` `[B]` times their tempo, none below `slowest`; pitch stays.
+
+    Linear interpolation between frames -> `float32[B, ceil(T / slowest), F]`, 0 beyond the new lengths.
+    """
+    frames = math.ceil(features.shape[1] / slowest)
+    new_lengths = ((lengths - 1) / factors).long() + 1
+    place = torch.arange(frames, device=features.device) * factors[:, None]
+    left = place.long().clamp(max=lengths[:, None] - 1)
+    right = (left + 1).clamp(max=lengths[:, None] - 1)
+    weight = (place - left).clamp(0, 1)[:, :, None]
+    a, b = (features.gather(1, i[:, :, None].expand(-1, -1, features.shape[2])) for i in (left, right))
+    return torch.lerp(a.float(), b.float(), weight) * padding_mask(new_lengths, frames)[
+        :, :, None
+    ], new_lengths
+
+
+def tempo_factors(spread: float, lengths: Tensor, targets: Tensor, target_lengths: Tensor) -> Tensor:
+    """`float[B]` between 1 - spread and 1 + spread; 1 where that left fewer frames than CTC needs."""
+    factors = 1 + spread * (2 * torch.rand(len(lengths), device=lengths.device) - 1)
+    repeats = (targets[:, 1:] == targets[:, :-1]) & padding_mask(target_lengths - 1, targets.shape[1] - 1)
+    frames = Subsampling.output_lengths(((lengths - 1) / factors).long() + 1)
+    return torch.where(frames < target_lengths + repeats.sum(1), 1.0, factors)

@@ -17,11 +17,16 @@ from asr.features.logmel import LogMelConfig
 from asr.features.store import Entry, FeatureStore
 from asr.model.subsampling import Subsampling
 from asr.text import ENGLISH, Tokenizer, ctc_frames_needed
+from asr.training.resident import ResidentFeatures
 from asr.training.sampler import BucketSampler
 
 
 class Batch(NamedTuple):
-    """Features `float32[B, T, F]` (0 beyond `lengths`), tokens `int64[B, L]` and their `target_lengths`."""
+    """Features `float16[B, T, F]` (0 beyond `lengths`), tokens `int64[B, L]` and their `target_lengths`.
+
+    Where features are resident on the device, `starts` says where each utterance lies among them, until the
+    batch is there.
+    """
 
     ids: list[str]
     texts: list[str]
@@ -29,6 +34,7 @@ class Batch(NamedTuple):
     lengths: Tensor
     targets: Tensor
     target_lengths: Tensor
+    starts: Tensor | None = None
 
 
 class Item(NamedTuple):
@@ -57,7 +63,8 @@ class Spelling:
 class SpeechDataset(Dataset[Batch]):
     """The utterances of prepared corpora at the given speeds; a list of positions gives a Batch.
 
-    With a lexicon, the texts are those of each word's first spelling. Raises TrainingError, StoreError.
+    With a lexicon, the texts are those of each word's first spelling. Where they are to be `resident`, a
+    batch comes without its features. Raises TrainingError, StoreError.
     """
 
     def __init__(
@@ -66,8 +73,10 @@ class SpeechDataset(Dataset[Batch]):
         tokenizer: Tokenizer,
         speeds: Sequence[float] = (1.0,),
         lexicon: Path | None = None,
+        resident: bool = False,
     ) -> None:
         self.stores = [FeatureStore(folder) for folder in folders]
+        self.resident = ResidentFeatures(self.stores) if resident else None
         self.items: list[Item] = []
         spelling = Spelling(lexicon, tokenizer) if lexicon else None
         for folder, store in zip(folders, self.stores, strict=True):
@@ -107,9 +116,6 @@ class SpeechDataset(Dataset[Batch]):
     def __getitem__(self, positions: list[int]) -> Batch:
         items = [self.items[position] for position in positions]
         lengths = torch.tensor([item.entry.frames for item in items])
-        features = np.zeros((len(items), int(lengths.max()), items[0].store.config.mels), np.float16)
-        for row, item in zip(features, items, strict=True):
-            row[: item.entry.frames] = item.store.read(item.entry)
         target_lengths = torch.tensor([len(item.tokens) for item in items])
         targets = torch.zeros(len(items), int(target_lengths.max()), dtype=torch.long)
         for target, item in zip(targets, items, strict=True):
@@ -117,11 +123,31 @@ class SpeechDataset(Dataset[Batch]):
         return Batch(
             ids=[item.entry.id for item in items],
             texts=[item.text for item in items],
-            features=torch.from_numpy(features).float(),
+            features=torch.zeros(0) if self.resident else self._features(items),
             lengths=lengths,
             targets=targets,
             target_lengths=target_lengths,
+            starts=self._starts(items) if self.resident else None,
         )
+
+    def to_device(self, batch: Batch, device: torch.device) -> Batch:
+        """Take the features of a batch from where they are resident."""
+        if self.resident is None or batch.starts is None:
+            return batch
+        features = self.resident.gather(batch.starts, batch.lengths, device)
+        return batch._replace(features=features, starts=None)
+
+    def _starts(self, items: Sequence[Item]) -> Tensor:
+        assert self.resident is not None
+        return torch.tensor([self.resident.row(item.store, item.entry) for item in items])
+
+    @staticmethod
+    def _features(items: Sequence[Item]) -> Tensor:
+        longest = max(item.entry.frames for item in items)
+        features = np.zeros((len(items), longest, items[0].store.config.mels), np.float16)
+        for row, item in zip(features, items, strict=True):
+            row[: item.entry.frames] = item.store.read(item.entry)
+        return torch.from_numpy(features)
 
     def statistics(self) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation `float32[F]` over all stores, weighted by their frames."""
@@ -150,6 +176,7 @@ class SpeechData(pl.LightningDataModule):
         units: What the model emits: the characters of an alphabet, or a list of phones. Token 0 is the CTC
             blank, token i+1 the i-th unit.
         lexicon: How words are spelt in units, for phones.
+        resident: Keep all training features in the device's memory (1 GB for 17 hours).
         licence: Licence of the training data, for the model card.
         seed: Decides the order of the training data, taken from seed_everything.
     """
@@ -162,6 +189,7 @@ class SpeechData(pl.LightningDataModule):
         speeds: list[float] = [1.0],  # noqa: B006 - jsonargparse shows it as the default
         units: str | list[str] = ENGLISH,
         lexicon: Path | None = None,
+        resident: bool = False,
         licence: str = "unspecified",
         seed: int = 0,
     ) -> None:
@@ -172,12 +200,15 @@ class SpeechData(pl.LightningDataModule):
         self.speeds = speeds
         self.tokenizer = Tokenizer(units if isinstance(units, str) else tuple(units))
         self.lexicon = lexicon
+        self.resident = resident
         self.licence = licence
         self.seed = seed
 
     def setup(self, stage: str) -> None:
         """Open the stores; check that all fit together. Called by the trainer."""
-        self.train_set = SpeechDataset(self.train_folders, self.tokenizer, self.speeds, self.lexicon)
+        self.train_set = SpeechDataset(
+            self.train_folders, self.tokenizer, self.speeds, self.lexicon, self.resident
+        )
         self.validation_set = SpeechDataset(self.validation_folders, self.tokenizer, lexicon=self.lexicon)
         configs = {store.config for s in (self.train_set, self.validation_set) for store in s.stores}
         if len(configs) > 1:
@@ -187,7 +218,15 @@ class SpeechData(pl.LightningDataModule):
     def _loader(self, dataset: SpeechDataset, sampler: BucketSampler) -> DataLoader[Batch]:
         # A batch is one gather from memory maps, so worker processes would only add latency. The loader's
         # own generator keeps it from drawing on the global one, which would break exact resuming.
-        return DataLoader(dataset, sampler=sampler, batch_size=None, generator=torch.Generator())
+        pin = torch.cuda.is_available()  # so that the copy to the device overlaps with its work
+        generator = torch.Generator()
+        return DataLoader(dataset, sampler=sampler, batch_size=None, generator=generator, pin_memory=pin)
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        """Called by the trainer."""
+        batch = self.train_set.to_device(batch, device)
+        moved: Batch = super().transfer_batch_to_device(batch, device, dataloader_idx)
+        return moved
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Shuffled batches of this rank; goes on in mid-epoch after a resume."""

@@ -18,7 +18,7 @@ from asr.model.acoustic import AcousticModel, Architecture
 from asr.model.export import take_weights
 from asr.model.recurrent import Cell
 from asr.text import BLANK, ENGLISH, Tokenizer
-from asr.training.augment import SpecAugment, SpecAugmentConfig
+from asr.training.augment import SpecAugment, SpecAugmentConfig, change_tempo, tempo_factors
 from asr.training.consistency import divergence, twice
 from asr.training.data import Batch, SpeechData, name_some
 from asr.training.finite import SkippedSteps, skip_unless_finite
@@ -38,6 +38,7 @@ class CTCModule(pl.LightningModule):
         warmup_steps: Steps in which the learning rate rises linearly from zero.
         final_share: Learning rate at the last step as a share of the peak; half a cosine lies between.
         spec_augment: Masking of training features.
+        tempo: Training utterances are played at up to this share faster or slower, drawn anew each time.
         consistency: Weight of consistency regularisation between two views of each utterance, differently
             masked (CR-CTC, arXiv 2410.05101); 0 for none, 0.2 in the paper.
         init: A model bundle to start from: weights that have the same name and shape there are taken.
@@ -57,6 +58,7 @@ class CTCModule(pl.LightningModule):
         warmup_steps: int = 100,
         final_share: float = 0.02,
         spec_augment: SpecAugmentConfig = SpecAugmentConfig(),  # noqa: B008 - frozen
+        tempo: float = 0.0,
         consistency: float = 0.0,
         init: Path | None = None,
         units: str | list[str] = ENGLISH,
@@ -75,6 +77,7 @@ class CTCModule(pl.LightningModule):
         self.weight_decay = weight_decay
         self.warmup_steps = warmup_steps
         self.final_share = final_share
+        self.tempo = tempo
         self.consistency = consistency
         self.seed = seed
         self._skipped = SkippedSteps()
@@ -120,11 +123,16 @@ class CTCModule(pl.LightningModule):
         """Loss in nats a token. A step that is not finite is skipped; after three the run stops."""
         # Seeding each step from its number makes dropout and masks independent of stops in between.
         torch.manual_seed(hash((self.seed, self.current_epoch, batch_idx, self.global_rank)))
+        if self.tempo:
+            factors = tempo_factors(self.tempo, batch.lengths, batch.targets, batch.target_lengths)
+            features, lengths = change_tempo(batch.features, batch.lengths, factors, 1 - self.tempo)
+            batch = batch._replace(features=features, lengths=lengths)
         if self.consistency:
             batch = twice(batch)
         losses, log_probs, lengths = self.losses(batch, self.spec_augment(batch.features, self.model.mean))
         self._ids, self._losses = batch.ids, losses
-        tokens = batch.target_lengths.sum()
+        # Ranks average their gradients; dividing by the mean of their tokens makes that one process's.
+        tokens = self.trainer.strategy.reduce(batch.target_lengths.sum().float(), reduce_op="mean")
         loss = losses.sum() / tokens
         self.log("loss", loss.detach(), prog_bar=True, batch_size=len(batch.ids))
         if self.consistency:

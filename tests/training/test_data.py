@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from asr import manifest
 from asr.errors import StoreError, TextError, TrainingError
@@ -28,6 +29,20 @@ def test_a_batch_holds_what_was_prepared(tmp_path: Path) -> None:
     assert [
         Tokenizer().decode(t[:n].tolist()) for t, n in zip(batch.targets, batch.target_lengths, strict=True)
     ] == (batch.texts)
+
+
+def test_resident_features_are_the_same(tmp_path: Path) -> None:
+    folders = [
+        make_corpus(tmp_path / "a", count=4, seed=1, speeds=[0.9]),
+        make_corpus(tmp_path / "b", count=3),
+    ]
+    expected, resident = (SpeechDataset(folders, Tokenizer(), resident=r) for r in (False, True))
+    for positions in ([6, 0, 3], [5], list(range(7))):
+        arrived = resident[positions]
+        assert arrived.features.numel() == 0
+        batch = resident.to_device(arrived, torch.device("cpu"))
+        assert batch.starts is None and torch.equal(batch.features, expected[positions].features)
+        assert batch.ids == expected[positions].ids
 
 
 def test_statistics_of_two_corpora_are_those_of_all_their_frames(tmp_path: Path) -> None:

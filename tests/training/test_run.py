@@ -9,12 +9,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jiwer
 import pytest
 import torch
 import yaml
 
 import asr
 from asr import manifest
+from asr.decoding.greedy import greedy
 from asr.errors import BundleError, TrainingError
 from asr.model.export import load_acoustic_model
 from asr.text import Tokenizer
@@ -86,6 +88,12 @@ def test_a_run_leaves_bundle_logs_curves_and_its_settings(
     assert isinstance(asr.load_model(bundle).transcribe(recording).text, str)
 
 
+def test_resident_features_train_the_same(tmp_path: Path, corpus: Path, never_killed: Path) -> None:
+    start(write_recipe(tmp_path, corpus), "--data.resident=true")
+    expected, actual = weights(never_killed), weights(tmp_path / "exp")
+    assert all(torch.equal(value, actual[name]) for name, value in expected.items())
+
+
 def test_a_model_of_phones_learns_spellings_and_starts_from_one_of_characters(
     tmp_path: Path, corpus: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -99,6 +107,7 @@ def test_a_model_of_phones_learns_spellings_and_starts_from_one_of_characters(
         "--data.units=[B, IY, S, OW, T, IH, N]",
         f"--model.init={first}",
         "--model.consistency=0.2",
+        "--model.tempo=0.1",
     )
     lexicon.write_text("BE\tB IY\nSO\tS OW\nSO\tS\nIT\tIH T\n", encoding="utf-8")
     with pytest.raises(TrainingError, match=r"corpus: .*lexicon.txt lacks NO; spell all its words"):
@@ -275,7 +284,8 @@ def test_a_validation_loss_that_is_no_number_stops_the_run(
 
 TERMINATED = KILLER.replace("SIGKILL", "SIGTERM").replace(
     'run.train(["--config", sys.argv[1]])',
-    'from asr.cli import main\nsys.exit(main(["train", "--resume=auto", "--config", sys.argv[1], "--checkpoint_minutes=99"]))',
+    "from asr.cli import main\n"
+    'sys.exit(main(["train", "--resume=auto", "--config", sys.argv[1], "--checkpoint_minutes=99"]))',
 )
 
 
@@ -354,14 +364,63 @@ def test_wer_is_summed_over_batches_before_it_is_divided(
     assert read_curves(tmp_path / "exp" / "logs")["val_wer"][-1][1] == pytest.approx(errors / words)
 
 
-def test_two_processes_train_together(tmp_path: Path, corpus: Path) -> None:
+DUMPER = """
+import sys, torch
+from asr.cli import main
+from asr.training.module import CTCModule
+
+losses = CTCModule.losses
+def keep_ids(self, batch, features):
+    if self.training and self.global_step == 0:
+        torch.save(batch.ids, f"{sys.argv[2]}/ids{self.global_rank}")
+    return losses(self, batch, features)
+def dump(self, optimizer):
+    if self.global_step == 0 and self.global_rank == 0:
+        torch.save(self.model.state_dict(), f"{sys.argv[2]}/weights")
+        torch.save({n: p.grad for n, p in self.model.named_parameters()}, f"{sys.argv[2]}/gradients")
+CTCModule.losses, CTCModule.on_before_optimizer_step = keep_ids, dump
+sys.exit(main(["train", "--config", sys.argv[1]]))
+"""
+
+
+def test_two_processes_train_as_one_would(tmp_path: Path, corpus: Path) -> None:
     recipe = write_recipe(tmp_path, corpus, devices=2, strategy="ddp", max_epochs=1)
-    process = subprocess.run(
-        [sys.executable, "-m", "asr.cli", "train", str(recipe)], capture_output=True, text=True, timeout=200
-    )
+    settings = yaml.safe_load(recipe.read_text())
+    still = {"time_masks": 0, "time_frames": 1, "time_share": 1.0, "frequency_masks": 0, "frequency_bins": 1}
+    settings["model"] |= {"dropout": 0.0, "spec_augment": still}
+    recipe.write_text(yaml.safe_dump(settings))
+    (tmp_path / "dump.py").write_text(DUMPER)
+    command = [sys.executable, str(tmp_path / "dump.py"), str(recipe), str(tmp_path)]
+    process = subprocess.run(command, capture_output=True, text=True, timeout=200)
     assert process.returncode == 0, process.stderr[-2000:]
-    curves = read_curves(tmp_path / "exp" / "logs")
-    alone = BucketSampler(SpeechDataset([corpus], Tokenizer()).lengths, 250)
-    assert torch.load(tmp_path / "exp" / "last.ckpt", weights_only=True)["global_step"] == -(-len(alone) // 2)
-    assert len(curves["val_wer"]) == 1
-    assert (tmp_path / "exp" / "bundle" / "config.json").exists()
+
+    data = SpeechDataset([corpus], Tokenizer())
+    root = tmp_path / "exp"
+    alone = BucketSampler(data.lengths, 250)
+    assert torch.load(root / "last.ckpt", weights_only=True)["global_step"] == -(-len(alone) // 2)
+
+    # Gradients of the first step: those of one process with both batches.
+    ids = [id for rank in range(2) for id in torch.load(tmp_path / f"ids{rank}")]
+    assert len(set(ids)) == len(ids) > 2
+    module = CTCModule(layers=1, hidden=16, dropout=0.0)
+    module.model.load_state_dict(torch.load(tmp_path / "weights"))
+    both = data[[next(i for i, item in enumerate(data.items) if item.entry.id == id) for id in ids]]
+    losses, _, _ = module.losses(both, both.features)
+    (losses.sum() / both.target_lengths.sum()).backward()
+    for name, gradient in torch.load(tmp_path / "gradients").items():
+        expected = dict(module.model.named_parameters())[name].grad
+        torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-6)
+
+    # Errors of the last validation: those that one process counts.
+    state = torch.load(root / "best.ckpt", weights_only=True)["state_dict"]
+    module.load_state_dict(state)
+    module.eval()
+    every = data[list(range(len(data)))]
+    with torch.inference_mode():
+        _, log_probs, lengths = module.losses(every, every.features)
+    texts = [
+        greedy(row[:n], Tokenizer(), 1.0).text for row, n in zip(log_probs.numpy(), lengths, strict=True)
+    ]
+    logged = read_curves(root / "logs")["val_wer"]
+    assert len(logged) == 1 and logged[0][1] == pytest.approx(jiwer.wer(every.texts, texts))
+    assert (root / "bundle" / "config.json").exists()
