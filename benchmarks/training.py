@@ -1,0 +1,327 @@
+"""How fast is training, beside what the common PyTorch examples do, and where does the time go?
+
+    python -m benchmarks.training [--device cpu|cuda] [--hidden 256] [--layers 3] [--batch-seconds 240]
+
+The same model is trained on the same synthetic corpus, whose utterances have the lengths of LibriSpeech's:
+
+ours     asr's data module, sampler and LightningModule under Lightning's trainer, in bf16
+packed   nn.GRU on packed sequences, batches of a fixed number of utterances from a shuffled loader, float32
+
+Each epoch is timed, the first is left out as a warm-up, and the median of the others is taken; ours and
+packed do not alternate. Both train for real, with SpecAugment and AdamW. Shares by part are those of the
+parts alone, forward and backward, on one batch of median length (median of five). `data_wait_share` is the
+time that the trainer waits for batches; `loader_xrt` how fast one thread of the host makes them. `mfu` is the
+model's floating-point operations a second, three times those of the forward pass, over what a product of
+large bf16 matrices reaches on this device in the same run. `projection` is arithmetic: epochs of 100 and 960
+hours at the speed of ours.
+"""
+
+import argparse
+import json
+import logging
+import os
+import statistics
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+from torch.utils.data import DataLoader
+
+from asr.model.acoustic import AcousticModel
+from asr.model.recurrent import reversal_index
+from asr.text import Tokenizer
+from asr.training.data import Batch, SpeechData, SpeechDataset
+from asr.training.module import CTCModule, ctc_losses
+from benchmarks.synthetic import write_corpus
+
+
+def main() -> None:
+    """Parse, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--hidden", type=int, default=256)
+    parser.add_argument("--layers", type=int, default=3)
+    parser.add_argument("--batch-seconds", type=float, default=240.0)
+    parser.add_argument("--hours", type=float, default=0.5, help="of the corpus; more for a GPU")
+    parser.add_argument("--epochs", type=int, default=3, help="timed, after one to warm up")
+    parser.add_argument("--packed-batch", type=int, help="utterances (as many as --batch-seconds holds)")
+    parser.add_argument("--resident", action="store_true", help="keep the features on the device")
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        write_corpus(Path(name) / "train", arguments.hours)
+        write_corpus(Path(name) / "validation", 20 / 3600, seed=1)
+        result = measure(arguments, Path(name))
+    print(json.dumps(result, indent=1) if arguments.json else table(result))
+
+
+def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """All figures."""
+    device = torch.device(arguments.device)
+    dataset = SpeechDataset([folder / "train"], Tokenizer())
+    hours = sum(dataset.lengths) / 360_000
+    size = arguments.packed_batch or round(arguments.batch_seconds / (3600 * hours / len(dataset)))
+    seconds, waited = train_ours(arguments, folder)
+    packed = train_packed(new_module(arguments), dataset, size, arguments.epochs, device)
+    batch = dataset[typical(dataset, arguments.batch_seconds)]
+    rate = hours / seconds
+    peak = matrix_peak(device)
+    return {
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {os.cpu_count()} cores",
+        "parameters": sum(p.numel() for p in new_module(arguments).parameters()),
+        "ours.audio_hours_per_second": rate,
+        "packed.audio_hours_per_second": hours / packed,
+        "ratio": packed / seconds,
+        "data_wait_share": waited,
+        "mfu": 3 * forward_operations(new_module(arguments).model) * 25 * 3600 * rate / peak,
+        "peak_tflops": peak / 1e12,
+        "loader_xrt": loader_speed(dataset, arguments.batch_seconds),
+        "parts": parts(new_module(arguments).to(device), batch, device),
+        "projection": {f"{h} hours: seconds an epoch": h / rate for h in (100, 960)},
+    }
+
+
+def new_module(arguments: argparse.Namespace) -> CTCModule:
+    """The same weights each time."""
+    torch.manual_seed(0)
+    return CTCModule(layers=arguments.layers, hidden=arguments.hidden)
+
+
+class Clock(pl.Callback):
+    """Seconds of each epoch, and of waiting for its batches."""
+
+    def __init__(self) -> None:
+        self.epochs: list[float] = []
+        self.waits: list[float] = []
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start."""
+        synchronize(pl_module.device)
+        self._begin = self._last = time.perf_counter()
+        self._waited = 0.0
+
+    def on_train_batch_start(self, *args: Any) -> None:
+        """The batch is there."""
+        self._waited += time.perf_counter() - self._last
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        """The next one is wanted."""
+        self._last = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Stop."""
+        synchronize(pl_module.device)
+        self.epochs.append(time.perf_counter() - self._begin)
+        self.waits.append(self._waited)
+
+
+def train_ours(arguments: argparse.Namespace, folder: Path) -> tuple[float, float]:
+    """Median seconds of an epoch, and the share of it that went into waiting for data."""
+    clock = Clock()
+    data = SpeechData(
+        [folder / "train"],
+        [folder / "validation"],
+        batch_seconds=arguments.batch_seconds,
+        resident=arguments.resident,
+    )
+    warnings.filterwarnings("ignore", ".*LeafSpec.*|.*does not have many workers.*")
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
+    trainer = pl.Trainer(
+        accelerator=arguments.device,
+        devices=1,
+        precision="bf16-mixed",
+        max_epochs=1 + arguments.epochs,
+        limit_val_batches=0,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        gradient_clip_val=1.0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[clock],
+    )
+    trainer.fit(new_module(arguments), data)
+    seconds = statistics.median(clock.epochs[1:])
+    return seconds, sum(clock.waits[1:]) / sum(clock.epochs[1:])
+
+
+class PackedLayer(nn.Module):
+    """A bidirectional GRU on packed sequences, in the place of a RecurrentLayer."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.gru = nn.GRU(width, hidden, batch_first=True, bidirectional=True)
+
+    def forward(self, x: Tensor, reversal: Tensor) -> Tensor:
+        """`[B, T, D]` -> `[B, T, 2H]`; the first place of a reversed utterance tells its length."""
+        lengths = (reversal[:, 0] + 1).cpu()
+        packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+        output: Tensor = pad_packed_sequence(self.gru(packed)[0], batch_first=True, total_length=x.shape[1])[
+            0
+        ]
+        return output
+
+
+def train_packed(
+    module: CTCModule, dataset: SpeechDataset, size: int, epochs: int, device: torch.device
+) -> float:
+    """Median seconds of an epoch."""
+    a = module.model.architecture
+    module.model.recurrent = nn.ModuleList(PackedLayer(a.width, a.hidden) for _ in range(a.layers))
+    module.to(device).train()
+    optimizer = torch.optim.AdamW(module.parameters(), 1e-3)
+    loader = DataLoader(
+        range(len(dataset)),  # type: ignore[arg-type]  # positions stand for a map-style dataset of items
+        size,
+        shuffle=True,
+        collate_fn=dataset.__getitem__,
+        pin_memory=device.type == "cuda",
+    )
+    seconds = []
+    for _ in range(1 + epochs):
+        synchronize(device)
+        begin = time.perf_counter()
+        for batch in loader:
+            batch = moved(batch, device)
+            losses, _, _ = module.losses(batch, module.spec_augment(batch.features, module.model.mean))
+            optimizer.zero_grad()
+            (losses.sum() / batch.target_lengths.sum()).backward()
+            nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+            optimizer.step()
+        synchronize(device)
+        seconds.append(time.perf_counter() - begin)
+    return statistics.median(seconds[1:])
+
+
+def parts(module: CTCModule, batch: Batch, device: torch.device) -> dict[str, float]:
+    """Share of a step's time by part."""
+    batch = moved(batch, device)
+    model = module.model.train()
+    x, lengths = model.subsampling(model.normalize(batch.features, batch.lengths), batch.lengths)
+    x = x.detach().requires_grad_()
+    reversal = reversal_index(lengths, x.shape[1])
+    optimizer = torch.optim.AdamW(module.parameters(), 1e-3, fused=True)
+    for parameter in module.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+
+    def features() -> Tensor:
+        masked = module.spec_augment(batch.features, model.mean)
+        return model.subsampling(model.normalize(masked, batch.lengths), batch.lengths)[0]
+
+    def recurrent() -> Tensor:
+        y = x
+        for norm, layer in zip(model.norms, model.recurrent, strict=True):
+            y = y + layer(norm(y), reversal)
+        return y
+
+    def ctc() -> Tensor:
+        log_probs = model.output(model.output_norm(x)).float().log_softmax(-1)
+        return ctc_losses(batch, log_probs, lengths)
+
+    def update() -> None:
+        nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+        optimizer.step()
+
+    work = {"features": features, "rnn": recurrent, "ctc": ctc}
+    times = {name: median_time(partial(both_ways, part, device), device) for name, part in work.items()}
+    times["optimiser"] = median_time(update, device)
+    total = sum(times.values())
+    return {name: seconds / total for name, seconds in times.items()}
+
+
+def both_ways(part: Callable[[], Tensor], device: torch.device) -> None:
+    """Forward in bf16 where autocast has it so, and backward."""
+    with torch.autocast(device.type, torch.bfloat16):
+        output = part()
+    output.float().sum().backward()
+
+
+def median_time(work: Callable[[], None], device: torch.device, rounds: int = 5) -> float:
+    """Seconds, after two calls to warm up."""
+    times = []
+    for _ in range(2 + rounds):
+        synchronize(device)
+        begin = time.perf_counter()
+        work()
+        synchronize(device)
+        times.append(time.perf_counter() - begin)
+    return statistics.median(times[2:])
+
+
+def forward_operations(model: AcousticModel) -> float:
+    """Floating-point operations of the matrix products, an output frame (40 ms)."""
+    a = model.architecture
+    gates, directions = {"gru": 3, "lstm": 4, "rnn": 1}[a.cell], 2 if a.bidirectional else 1
+    channels, bands = model.subsampling.first.out_channels, -(-a.mels // 4)
+    convolutions = 9 * channels * (2 * 2 * bands) + 9 * channels * channels * bands
+    recurrent = a.layers * directions * gates * a.hidden * (a.width + a.hidden)
+    return 2.0 * (convolutions + channels * bands * a.width + recurrent + a.width * a.vocabulary)
+
+
+def matrix_peak(device: torch.device) -> float:
+    """Floating-point operations a second of a large bf16 product."""
+    n = 8192 if device.type == "cuda" else 2048
+    a, b = (torch.randn(n, n, device=device, dtype=torch.bfloat16) for _ in range(2))
+    return 2.0 * n**3 / median_time(lambda: torch.mm(a, b), device)  # type: ignore[arg-type, return-value]
+
+
+def loader_speed(dataset: SpeechDataset, batch_seconds: float) -> float:
+    """Seconds of audio a second that one thread puts into batches."""
+    positions = typical(dataset, batch_seconds)
+    seconds = sum(dataset.lengths[i] for i in positions) / 100
+    return seconds / median_time(lambda: dataset[positions] and None, torch.device("cpu"))
+
+
+def typical(dataset: SpeechDataset, batch_seconds: float) -> list[int]:
+    """A batch of utterances about the median length."""
+    order = sorted(range(len(dataset)), key=dataset.lengths.__getitem__)
+    count = round(batch_seconds * 100 / dataset.lengths[order[len(order) // 2]])
+    first = max(0, len(order) // 2 - count // 2)
+    return order[first : first + count]
+
+
+def moved(batch: Batch, device: torch.device) -> Batch:
+    """Its tensors on the device."""
+    tensors = {
+        k: v.to(device, non_blocking=True) for k, v in batch._asdict().items() if isinstance(v, Tensor)
+    }
+    return batch._replace(**tensors)
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done its work."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def table(result: dict[str, Any]) -> str:
+    """The result as lines of text."""
+    ours, packed = (result[f"{name}.audio_hours_per_second"] for name in ("ours", "packed"))
+    shares = ", ".join(f"{name} {100 * share:.0f} %" for name, share in result["parts"].items())
+    projection = ", ".join(f"{name} {seconds:.0f}" for name, seconds in result["projection"].items())
+    return "\n".join(
+        (
+            f"{result['device']}, {result['parameters'] / 1e6:.1f} M parameters",
+            f"ours    {ours:.4f} hours of audio a second ({3600 * ours:.0f} x real time)",
+            f"packed  {packed:.4f} hours of audio a second ({3600 * packed:.0f} x real time)",
+            f"ratio   {result['ratio']:.2f}",
+            f"waiting for data {100 * result['data_wait_share']:.2f} %; one thread loads "
+            f"{result['loader_xrt']:.0f} x real time",
+            f"time by part: {shares}",
+            f"{100 * result['mfu']:.1f} % of {result['peak_tflops']:.2f} TFLOP/s",
+            f"projection: {projection}",
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
