@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from asr.cli_lm import check_output, stages
-from asr.console import complain
+from asr.console import check_output, complain, stages
 from asr.errors import PrepareError, UsageError
 from asr.extra import require_train
 

@@ -1,13 +1,10 @@
 """The `asr lm` commands."""
 
 import argparse
-import os
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from asr.console import check_output, stages
 from asr.errors import AsrError
 
 if TYPE_CHECKING:
@@ -139,24 +136,3 @@ def _report(trained: "Trained") -> None:
 def _sizes(lm: "NgramLM") -> str:
     sizes = (f"{count} {n}-grams" for n, count in enumerate(lm.counts[1:], 2))
     return ", ".join((f"{len(lm.vocabulary)} words", *sizes))
-
-
-def check_output(path: Path) -> None:
-    """Find out now, not after the work."""
-    if path.is_dir():
-        raise AsrError(f"{path}: is a folder; name a file")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not os.access(path.parent, os.W_OK):
-        raise AsrError(f"{path.parent}: nothing can be written here; name another folder")
-
-
-@contextmanager
-def stages() -> Iterator[Callable[[str], None]]:
-    """Shows on a terminal what is done; silent in a pipe."""
-    if not sys.stderr.isatty():
-        yield lambda stage: None
-        return
-    from rich.console import Console
-
-    with Console(stderr=True).status("") as status:
-        yield status.update

@@ -42,7 +42,7 @@ class TrainingError(AsrError):
 
 
 class TrainingStoppedError(TrainingError):
-    """A training run that was asked to end (SIGTERM) and has saved what it had: start it again."""
+    """A training run that was asked to end (SIGTERM): start it again."""
 
     status = 75  # EX_TEMPFAIL of sysexits.h
 

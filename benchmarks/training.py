@@ -31,6 +31,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from lightning_fabric.utilities import move_data_to_device
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from torch.utils.data import DataLoader
@@ -191,7 +192,7 @@ def train_packed(
         synchronize(device)
         begin = time.perf_counter()
         for batch in loader:
-            batch = moved(batch, device)
+            batch = move_data_to_device(batch, device)
             losses, _, _ = module.losses(batch, module.spec_augment(batch.features, module.model.mean))
             optimizer.zero_grad()
             (losses.sum() / batch.target_lengths.sum()).backward()
@@ -204,7 +205,7 @@ def train_packed(
 
 def parts(module: CTCModule, batch: Batch, device: torch.device) -> dict[str, float]:
     """Share of a step's time by part."""
-    batch = moved(batch, device)
+    batch = move_data_to_device(batch, device)
     model = module.model.train()
     x, lengths = model.subsampling(model.normalize(batch.features, batch.lengths), batch.lengths)
     x = x.detach().requires_grad_()
@@ -260,10 +261,9 @@ def median_time(work: Callable[[], None], device: torch.device, rounds: int = 5)
 def forward_operations(model: AcousticModel) -> float:
     """Floating-point operations of the matrix products, an output frame (40 ms)."""
     a = model.architecture
-    gates, directions = {"gru": 3, "lstm": 4, "rnn": 1}[a.cell], 2 if a.bidirectional else 1
     channels, bands = model.subsampling.first.out_channels, -(-a.mels // 4)
     convolutions = 9 * channels * (2 * 2 * bands) + 9 * channels * channels * bands
-    recurrent = a.layers * directions * gates * a.hidden * (a.width + a.hidden)
+    recurrent = sum(p.numel() for p in model.recurrent.parameters() if p.ndim > 1)
     return 2.0 * (convolutions + channels * bands * a.width + recurrent + a.width * a.vocabulary)
 
 
@@ -287,14 +287,6 @@ def typical(dataset: SpeechDataset, batch_seconds: float) -> list[int]:
     count = round(batch_seconds * 100 / dataset.lengths[order[len(order) // 2]])
     first = max(0, len(order) // 2 - count // 2)
     return order[first : first + count]
-
-
-def moved(batch: Batch, device: torch.device) -> Batch:
-    """Its tensors on the device."""
-    tensors = {
-        k: v.to(device, non_blocking=True) for k, v in batch._asdict().items() if isinstance(v, Tensor)
-    }
-    return batch._replace(**tensors)
 
 
 def synchronize(device: torch.device) -> None:

@@ -50,10 +50,9 @@ def spell(vocabulary: Vocabulary, tokenizer: Tokenizer) -> tuple[Lexicon, np.nda
     tokens = token_of[letters]
     begins_letter = (vocabulary.text & 0xC0) != 0x80
     offsets = _before(begins_letter)[vocabulary.offsets]
-    unspelt = _before(tokens == 0)[offsets]
-    kept = (np.diff(unspelt) == 0) & (np.diff(offsets) > 0)
+    lengths, unspelt = np.diff(offsets), np.diff(_before(tokens == 0)[offsets])
+    kept = (unspelt == 0) & (lengths > 0)
     kept[: len(SPECIAL)] = False
-    lengths = np.diff(offsets)
     lexicon = Lexicon(
         words=vocabulary.take(kept),
         tokens=tokens[np.repeat(kept, lengths)],

@@ -35,7 +35,7 @@ class WholeCheckpoints(TorchCheckpointIO):
 class RecentCheckpoint(ModelCheckpoint):
     """Saves in mid-epoch only: resumed from after an epoch's last batch, its validation would be skipped.
 
-    It also saves when the run is asked to end (SIGTERM).
+    It also saves when the run is asked to end (SIGTERM), unless an epoch's validation is under way.
     """
 
     def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:

@@ -123,8 +123,7 @@ class CTCModule(pl.LightningModule):
             batch = twice(batch)
         losses, log_probs, lengths = self.losses(batch, self.spec_augment(batch.features, self.model.mean))
         self._ids, self._losses = batch.ids, losses
-        # Ranks average their gradients; dividing by the mean of their tokens makes that one process's.
-        tokens = self.trainer.strategy.reduce(batch.target_lengths.sum().float(), reduce_op="mean")
+        tokens = mean_over_ranks(batch.target_lengths.sum().float())
         loss = losses.sum() / tokens
         self.log("loss", loss.detach(), prog_bar=True, batch_size=len(batch.ids))
         if self.consistency:
@@ -137,7 +136,12 @@ class CTCModule(pl.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip by norm, and skip the step if it is not finite. Called by the trainer."""
+        """Clip by norm, and skip the step if it is not finite. Called by the trainer.
+
+        Raises TrainingError for another algorithm.
+        """
+        if gradient_clip_val and gradient_clip_algorithm not in (None, "norm"):
+            raise TrainingError("trainer.gradient_clip_algorithm: only norm is known; leave it out")
         skipped = skip_unless_finite(optimizer, list(self.parameters()), gradient_clip_val or 0.0)
         self._skipped.add(self.global_step, self._ids, self._losses, skipped)
 
@@ -201,6 +205,15 @@ class CTCModule(pl.LightningModule):
                 f"{name_some(self._some_ids)}); this is usual in the first epochs, later it asks for a lower "
                 "model.learning_rate"
             )
+
+
+def mean_over_ranks(value: Tensor) -> Tensor:
+    """The mean of the processes' values. Their gradients are averaged; divided by the mean of their tokens,
+    these are one process's. Unlike the trainer's own reduction, it holds no barrier."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(value)
+        return value / torch.distributed.get_world_size()
+    return value
 
 
 def cached_casts(device: str) -> torch.autocast:

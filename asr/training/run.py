@@ -104,7 +104,7 @@ def _clear_errors(trainer: pl.Trainer, root: Path) -> Iterator[None]:
     try:
         yield
     except SIGTERMException:
-        raise TrainingStoppedError(f"{root}: asked to end, and saved; go on with --resume") from None
+        raise TrainingStoppedError(f"{root}: asked to end; go on with --resume") from None
     except SystemExit:  # how the trainer ends on Ctrl-C
         if trainer.interrupted:
             raise TrainingError(f"{root}: interrupted; go on with --resume") from None

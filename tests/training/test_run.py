@@ -17,7 +17,7 @@ import yaml
 import asr
 from asr import manifest
 from asr.decoding.greedy import greedy
-from asr.errors import BundleError, TrainingError
+from asr.errors import BundleError, StoreError, TrainingError
 from asr.model.export import load_acoustic_model
 from asr.text import Tokenizer
 from asr.training import run
@@ -256,6 +256,20 @@ def test_a_step_that_is_not_finite_is_skipped_and_named(
     assert all(p.isfinite().all() for p in after[6])
 
 
+def test_clipping_by_value_is_refused(tmp_path: Path, corpus: Path) -> None:
+    recipe = write_recipe(tmp_path, corpus, gradient_clip_val=1.0, gradient_clip_algorithm="value")
+    with pytest.raises(TrainingError, match=r"^trainer.gradient_clip_algorithm: only norm is known"):
+        start(recipe)
+
+
+def test_an_unreadable_shard_names_itself(tmp_path: Path) -> None:
+    corpus = make_corpus(tmp_path / "corpus", count=4)
+    shard = corpus / "features-00000.npy"
+    shard.write_bytes(shard.read_bytes()[:-1000])
+    with pytest.raises(StoreError, match=r"features-00000.npy: .*; prepare it again"):
+        start(write_recipe(tmp_path, corpus, max_epochs=1))
+
+
 def test_three_such_steps_in_a_row_stop_the_run(
     tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -294,11 +308,25 @@ def test_asked_to_end_it_saves_and_resumes_exactly(tmp_path: Path, corpus: Path,
     command = [sys.executable, "-c", TERMINATED, str(recipe), "9"]
     process = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert process.returncode == 75, process.stderr
-    assert process.stderr.endswith("exp: asked to end, and saved; go on with --resume\n")
+    assert process.stderr.endswith("exp: asked to end; go on with --resume\n")
     assert torch.load(tmp_path / "exp" / "recent.ckpt", weights_only=True)["global_step"] == 10
     assert run.train(["--config", str(recipe)], resume=None)
     expected, actual = weights(never_killed), weights(tmp_path / "exp")
     assert all(torch.equal(value, actual[name]) for name, value in expected.items())
+
+
+def test_asked_to_end_while_it_validates_it_resumes_exactly(
+    tmp_path: Path, corpus: Path, never_killed: Path
+) -> None:
+    recipe = write_recipe(tmp_path, corpus)
+    program = TERMINATED.replace("training_step", "validation_step").replace("=99", "=0")
+    command = [sys.executable, "-c", program, str(recipe), "7"]
+    process = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert process.returncode == 75, process.stderr
+    start(recipe, resume=True)
+    expected, actual = weights(never_killed), weights(tmp_path / "exp")
+    assert all(torch.equal(value, actual[name]) for name, value in expected.items())
+    assert len(read_curves(tmp_path / "exp" / "logs")["val_wer"]) == 2
 
 
 def test_a_damaged_checkpoint_is_passed_over(
