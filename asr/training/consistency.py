@@ -13,8 +13,10 @@ from asr.training.data import Batch
 
 def twice(batch: Batch) -> Batch:
     """Each utterance two times: the first views, and in the same order the second ones."""
-    tensors = {k: torch.cat([v, v]) for k, v in batch._asdict().items() if isinstance(v, Tensor)}
-    return batch._replace(ids=batch.ids * 2, texts=batch.texts * 2, **tensors)
+    # Not by torch.cat, which autocast to bfloat16 refuses for float16.
+    tensors = {k: v for k, v in batch._asdict().items() if isinstance(v, Tensor)}
+    doubled = {k: v.repeat(2, *[1] * (v.ndim - 1)) for k, v in tensors.items()}
+    return batch._replace(ids=batch.ids * 2, texts=batch.texts * 2, **doubled)
 
 
 def divergence(log_probs: Tensor, lengths: Tensor) -> Tensor:
