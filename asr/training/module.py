@@ -22,6 +22,7 @@ from asr.training.augment import SpecAugment, SpecAugmentConfig, change_tempo, t
 from asr.training.consistency import divergence, twice
 from asr.training.data import Batch, SpeechData, name_some
 from asr.training.finite import SkippedSteps, skip_unless_finite
+from asr.training.noise import AdditiveNoise, NoiseConfig
 
 
 class CTCModule(pl.LightningModule):
@@ -38,6 +39,7 @@ class CTCModule(pl.LightningModule):
         warmup_steps: Steps in which the learning rate rises linearly from zero.
         final_share: Learning rate at the last step as a share of the peak; half a cosine lies between.
         spec_augment: Masking of training features.
+        noise: Noise added to training features.
         tempo: Training utterances are played at up to this share faster or slower, drawn anew each time.
         consistency: Weight of consistency regularisation between two views of each utterance, differently
             masked (CR-CTC, arXiv 2410.05101); 0 for none, 0.2 in the paper.
@@ -58,6 +60,7 @@ class CTCModule(pl.LightningModule):
         warmup_steps: int = 100,
         final_share: float = 0.02,
         spec_augment: SpecAugmentConfig = SpecAugmentConfig(),  # noqa: B008 - frozen
+        noise: NoiseConfig = NoiseConfig(),  # noqa: B008 - frozen
         tempo: float = 0.0,
         consistency: float = 0.0,
         init: Path | None = None,
@@ -66,13 +69,14 @@ class CTCModule(pl.LightningModule):
     ) -> None:
         super().__init__()
         self.tokenizer = Tokenizer(units if isinstance(units, str) else tuple(units))
-        mels = LogMelConfig().mels
+        log_mel = LogMelConfig()
         self.model = AcousticModel(
-            Architecture(self.tokenizer.size, cell, layers, hidden, bidirectional, dropout, mels)
+            Architecture(self.tokenizer.size, cell, layers, hidden, bidirectional, dropout, log_mel.mels)
         )
         if init is not None:
             take_weights(self.model, init)
         self.spec_augment = SpecAugment(spec_augment)
+        self.noise = AdditiveNoise(noise, log_mel) if noise.share else None
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
         self.warmup_steps = warmup_steps
@@ -121,7 +125,8 @@ class CTCModule(pl.LightningModule):
             batch = batch._replace(features=features, lengths=lengths)
         if self.consistency:
             batch = twice(batch)
-        losses, log_probs, lengths = self.losses(batch, self.spec_augment(batch.features, self.model.mean))
+        features = self.noise(batch.features, batch.lengths) if self.noise else batch.features
+        losses, log_probs, lengths = self.losses(batch, self.spec_augment(features, self.model.mean))
         self._ids, self._losses = batch.ids, losses
         tokens = mean_over_ranks(batch.target_lengths.sum().float())
         loss = losses.sum() / tokens

@@ -1,0 +1,100 @@
+"""Noise that is added to training features, without going back to waveforms."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from asr.features.logmel import LogMel, LogMelConfig
+from asr.model.subsampling import padding_mask
+
+COLOURS = (0.0, 0.0, 1.0, 2.0)
+"""Exponents b of power spectra 1 / f**b: white noise twice, pink, brown."""
+
+_SECONDS = 20
+_VOICES = 4
+"""Utterances of a batch that make a babble."""
+
+
+@dataclass(frozen=True)
+class NoiseConfig:
+    """Noise in training.
+
+    Args:
+        share: Share of the utterances that get noise; 0 turns it off.
+        lowest_snr: Lowest ratio of speech to noise, dB.
+        highest_snr: Highest ratio; each utterance has its own, uniform between the two.
+        babble: Of the utterances with noise, the share that hears other utterances of its batch.
+    """
+
+    share: float = 0.0
+    lowest_snr: float = 0.0
+    highest_snr: float = 30.0
+    babble: float = 0.25
+
+
+class AdditiveNoise(nn.Module):
+    """Adds noise to raw log-mel features `[B, T, F]` of `int64[B]` lengths.
+
+    Energies of speech and noise add up, as they do on average over their phases: ln(exp x + exp n) (Moreno et
+    al., 1996). The ratio is that of the mean energies of all bands. Stationary noise is cut from LogMel
+    features of Gaussian noise in several colours, so it flickers as theirs does.
+    """
+
+    bank: Tensor
+
+    def __init__(self, config: NoiseConfig, log_mel: LogMelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.register_buffer("bank", noise_bank(log_mel), persistent=False)
+
+    def forward(self, features: Tensor, lengths: Tensor) -> Tensor:
+        c = self.config
+        count, frames, _ = features.shape
+        noise = self._stationary(count, frames)
+        draw = torch.rand(3, count, device=features.device)
+        noise = torch.where(draw[0, :, None, None] < c.babble, _babble(features, lengths), noise)
+        snr = c.lowest_snr + (c.highest_snr - c.lowest_snr) * draw[1]
+        gain = level(features, lengths) - level(noise, lengths) - snr * math.log(10) / 10
+        mixed = torch.logaddexp(features.float(), noise + gain[:, None, None])
+        mixed = mixed * padding_mask(lengths, frames)[:, :, None]
+        return torch.where(draw[2, :, None, None] < c.share, mixed, features.float())
+
+    def _stationary(self, count: int, frames: int) -> Tensor:
+        """Stretches of the bank, each from a place of its own; what is longer than the bank goes round."""
+        colours, length, _ = self.bank.shape
+        device = self.bank.device
+        places = torch.randint(length, (count, 1), device=device) + torch.arange(frames, device=device)
+        return self.bank[torch.randint(colours, (count, 1), device=device), places % length]
+
+
+def level(features: Tensor, lengths: Tensor) -> Tensor:
+    """Logarithm of the mean over the frames of the energy in all bands: `[B, T, F]` -> `float32[B]`."""
+    energy = torch.logsumexp(features.float(), dim=2)
+    energy = energy.masked_fill(~padding_mask(lengths, features.shape[1]), -math.inf)
+    return torch.logsumexp(energy, dim=1) - lengths.log()
+
+
+def _babble(features: Tensor, lengths: Tensor) -> Tensor:
+    """Other utterances of the batch, one on top of the other, each repeated to the batch's length."""
+    count, frames, _ = features.shape
+    others = 1 + torch.randint(max(1, count - 1), (_VOICES, count), device=features.device)
+    voices = (torch.arange(count, device=features.device) + others) % count
+    total = torch.full_like(features, -math.inf, dtype=torch.float32)
+    for voice in voices:
+        places = torch.arange(frames, device=features.device) % lengths[voice, None]
+        total = torch.logaddexp(total, features[voice[:, None], places].float())
+    return total
+
+
+def noise_bank(log_mel: LogMelConfig) -> Tensor:
+    """Features of Gaussian noise of unit power in each of COLOURS: `float32[colours, T, F]`."""
+    generator = torch.Generator().manual_seed(0)
+    samples = _SECONDS * log_mel.sample_rate
+    spectrum = torch.fft.rfft(torch.randn(len(COLOURS), samples, generator=generator))
+    frequencies = torch.fft.rfftfreq(samples, 1 / log_mel.sample_rate).clamp(min=log_mel.f_min)
+    waves = torch.fft.irfft(spectrum * frequencies ** -(torch.tensor(COLOURS)[:, None] / 2), n=samples)
+    waves = waves / waves.std(dim=1, keepdim=True)
+    features: Tensor = LogMel(log_mel)(waves, torch.full((len(COLOURS),), samples))[0]
+    return features
