@@ -1,11 +1,13 @@
 """Checkpoints that are whole, and which of them to go on from."""
 
+import signal
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
@@ -50,6 +52,29 @@ class RecentCheckpoint(ModelCheckpoint):
         in_epoch = not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
         if in_epoch and isinstance(exception, SIGTERMException):
             trainer.save_checkpoint(Path(self.dirpath or ".") / f"{self.filename}.ckpt")
+
+
+class EndTogether(Callback):
+    """Asked to end (SIGTERM), all processes of a run stop after the same step, whichever of them was asked.
+
+    The trainer's own handler talks to the other processes from within whatever they are exchanging at that
+    moment, and they then wait for each other for ever.
+    """
+
+    _asked = False
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Called by the trainer, which puts back at its end the handler that there was before its own."""
+        if trainer.world_size > 1 and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._note)
+
+    def _note(self, *_: object) -> None:
+        self._asked = True
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
+        """Called by the trainer."""
+        if trainer.world_size > 1 and trainer.strategy.reduce_boolean_decision(self._asked, all=False):
+            trainer._signal_connector.received_sigterm = True
 
 
 def newest_checkpoint(root: Path) -> Path | None:

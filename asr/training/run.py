@@ -19,7 +19,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from asr.errors import TrainingError, TrainingStoppedError
 from asr.training.callbacks import EpochLine, plot_curves
-from asr.training.checkpoints import RecentCheckpoint, WholeCheckpoints, newest_checkpoint
+from asr.training.checkpoints import EndTogether, RecentCheckpoint, WholeCheckpoints, newest_checkpoint
 from asr.training.data import SpeechData
 from asr.training.module import CTCModule
 
@@ -53,6 +53,7 @@ class TrainCLI(LightningCLI):
         interval = timedelta(minutes=self.config_init["checkpoint_minutes"])
         self.trainer_defaults["callbacks"] = [
             EpochLine(),
+            EndTogether(),
             RecentCheckpoint(root, "recent", train_time_interval=interval, enable_version_counter=False),
             # In this order, so that the last checkpoint knows which one is the best.
             ModelCheckpoint(root, "best", self.monitored, enable_version_counter=False),

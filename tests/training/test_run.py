@@ -108,6 +108,7 @@ def test_a_model_of_phones_learns_spellings_and_starts_from_one_of_characters(
         f"--model.init={first}",
         "--model.consistency=0.2",
         "--model.tempo=0.1",
+        "--model.noise.share=0.5",
     )
     lexicon.write_text("BE\tB IY\nSO\tS OW\nSO\tS\nIT\tIH T\n", encoding="utf-8")
     with pytest.raises(TrainingError, match=r"corpus: .*lexicon.txt lacks NO; spell all its words"):
@@ -452,3 +453,29 @@ def test_two_processes_train_as_one_would(tmp_path: Path, corpus: Path) -> None:
     logged = read_curves(root / "logs")["val_wer"]
     assert len(logged) == 1 and logged[0][1] == pytest.approx(jiwer.wer(every.texts, texts))
     assert (root / "bundle" / "config.json").exists()
+
+
+ENDED = """
+import os, signal, sys
+from asr.cli import main
+from asr.training.module import CTCModule
+
+step = CTCModule.training_step
+def training_step(self, batch, batch_idx):
+    if self.global_step == 2 and str(self.global_rank) in sys.argv[2]:
+        os.kill(os.getpid(), signal.SIGTERM)
+    return step(self, batch, batch_idx)
+CTCModule.training_step = training_step
+sys.exit(main(["train", "--config", sys.argv[1], "--checkpoint_minutes=99"]))
+"""
+
+
+@pytest.mark.parametrize("asked", ["01", "1"])
+def test_two_processes_end_together_whichever_is_asked(tmp_path: Path, corpus: Path, asked: str) -> None:
+    recipe = write_recipe(tmp_path, corpus, devices=2, strategy="ddp", max_epochs=1)
+    (tmp_path / "ended.py").write_text(ENDED)
+    command = [sys.executable, str(tmp_path / "ended.py"), str(recipe), asked]
+    process = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert process.returncode == 75, process.stderr[-2000:]
+    assert "exp: asked to end; go on with --resume\n" in process.stderr
+    assert torch.load(tmp_path / "exp" / "recent.ckpt", weights_only=True)["global_step"] == 3
