@@ -15,7 +15,7 @@ _TEXT = "one sentence a line; plain, gzip, xz or bzip2; - for the standard input
 
 
 def add_lm(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add `asr lm train|import|export|score` to the parser of `asr`."""
+    """Add `asr lm train|import|export|pack|score` to the parser of `asr`."""
     lm = commands.add_parser("lm", help="n-gram language models").add_subparsers(
         required=True, metavar="COMMAND"
     )
@@ -50,6 +50,12 @@ def add_lm(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     command.set_defaults(command=export)
     command.add_argument("lm", type=Path, help="as written by asr lm train or asr lm import")
     command.add_argument("--out", type=Path, required=True, metavar="FILE", help=".gz and .xz are compressed")
+
+    command = lm.add_parser("pack", help="a model in little space, its weights rounded to 8 bits")
+    command.set_defaults(command=pack)
+    command.add_argument("lm", type=Path, help="as written by asr lm train or asr lm import")
+    command.add_argument("--out", type=Path, required=True, metavar="FILE", help="the model, as asr reads it")
+    command.add_argument("--entropy", type=float, default=0.0, metavar="X", help="entropy pruning first")
 
     command = lm.add_parser("score", help="perplexity and unknown words of texts")
     command.set_defaults(command=score)
@@ -97,21 +103,41 @@ def import_arpa(options: argparse.Namespace) -> int:
 
 def export(options: argparse.Namespace) -> int:
     """`asr lm export LM --out ARPA`."""
+    from asr.lm import packed
     from asr.lm.arpa_writer import write_arpa
-    from asr.lm.ngram import NgramLM
 
     with stages() as progress:
         progress("writing")
-        write_arpa(NgramLM.load(options.lm), options.out)
+        write_arpa(packed.load(options.lm), options.out)
+    return 0
+
+
+def pack(options: argparse.Namespace) -> int:
+    """`asr lm pack LM --out FILE [--entropy X]`."""
+    from rich.filesize import decimal
+
+    from asr.lm import packed
+    from asr.lm.pruning import prune
+
+    check_output(options.out)
+    lm = packed.load(options.lm)
+    with stages() as progress:
+        if options.entropy:
+            progress("pruning")
+            lm = prune(lm, options.entropy)
+        progress("packing")
+        packed.save(lm, options.out)
+    before, after = (path.stat().st_size for path in (options.lm, options.out))
+    print(f"{_sizes(lm)}: {decimal(after)} instead of {decimal(before)}")
     return 0
 
 
 def score(options: argparse.Namespace) -> int:
     """`asr lm score LM TEXT...`."""
-    from asr.lm.ngram import NgramLM
+    from asr.lm import packed
     from asr.lm.perplexity import perplexity
 
-    result = perplexity(NgramLM.load(options.lm), options.texts)
+    result = perplexity(packed.load(options.lm), options.texts)
     if options.json:
         print(result.to_json())
         return 0

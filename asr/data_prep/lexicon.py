@@ -13,7 +13,7 @@ from pathlib import Path
 from asr import manifest
 from asr.errors import PrepareError
 from asr.files import atomic_write
-from asr.lm.ngram import NgramLM
+from asr.lm import packed
 from asr.lm.reading import read_blocks
 from asr.lm.vocabulary import SPECIAL
 from asr.text import normalize
@@ -99,7 +99,7 @@ def words_of(source: Path) -> set[str]:
     if source.suffix == ".jsonl":
         return {word for utterance in manifest.read(source) for word in utterance.text.split()}
     if source.suffix == ".bin":
-        return set(NgramLM.load(source).vocabulary.words()).difference(SPECIAL)
+        return set(packed.load(source).vocabulary.words()).difference(SPECIAL)
     words = set()
     for number, line in _lines(source):
         if len(line.split()) > 1:

@@ -16,6 +16,7 @@ from asr.decoding.hypothesis import Hypothesis, Word
 from asr.decoding.lexicon import Lexicon, read_lexicon, spellable
 from asr.decoding.stream import AlignedBeamSearch, GreedySearch, Search, Stream
 from asr.errors import BundleError, DecodingError, TextError
+from asr.lm import packed
 from asr.lm.ngram import NgramLM
 from asr.model.bundle import LEXICON, LM, BundleConfig
 
@@ -56,7 +57,7 @@ class Decoder:
         self.beam: BeamDecoder | None = None
         self.lm: NgramLM | None = None
         if not options.greedy and (lm or lexicon or options.beam):
-            self.lm = NgramLM.load(lm) if lm else None
+            self.lm = packed.load(lm) if lm else None
             self.beam = BeamDecoder(self.tokenizer, self.lm, self._lexicon)
             self.beam.check_hotwords(self.options)
         # Confidences of texts that a language model had a hand in need another one.

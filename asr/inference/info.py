@@ -9,7 +9,7 @@ from rich.filesize import decimal
 
 from asr.decoding.lexicon import read_lexicon
 from asr.inference.decoder import beam_options
-from asr.lm.ngram import NgramLM
+from asr.lm import packed
 from asr.model import bundle
 from asr.model.bundle import LEXICON, LM, ONNX, WEIGHTS, BundleConfig
 
@@ -74,7 +74,7 @@ def read_info(folder: Path) -> BundleInfo:
         config=config,
         files={name: (folder / name).stat().st_size for name in _FILES if (folder / name).exists()},
         parameters=count_parameters(config.architecture),
-        lm_ngrams=NgramLM.load(lm).counts if lm.exists() else None,
+        lm_ngrams=packed.load(lm).counts if lm.exists() else None,
         lexicon_words=len(set(read_lexicon(lexicon, config.tokenizer).words)) if lexicon.exists() else None,
     )
 

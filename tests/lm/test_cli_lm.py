@@ -47,6 +47,19 @@ def test_train(tmp_path: Path, capsys: Output) -> None:
     assert plain.of_lm(NgramLM.load(out)) == plain.of_lm(read_arpa(arpa))
 
 
+def test_pack(lm: Path, tmp_path: Path, capsys: Output) -> None:
+    out = tmp_path / "small.bin"
+    assert run("pack", lm, "--out", out) == 0
+    assert capsys.readouterr().out.startswith("11 words, 18 2-grams, 20 3-grams: ")
+    assert run("score", out, TINY) == run("score", lm, TINY) == 0
+    packed, plain_ = capsys.readouterr().out.split("6 sentences")[1:]
+    assert packed == plain_  # so few weights need no rounding
+    assert run("pack", out, "--out", tmp_path / "pruned.bin", "--entropy", "0.01") == 0
+    assert "18 2-grams" not in capsys.readouterr().out
+    assert run("pack", lm, "--out", out, "--entropy", "-1") == 1
+    assert "entropy threshold -1.0: must be 0 or more" in capsys.readouterr().err
+
+
 def test_train_says_where_discounts_are_the_usual_ones(tmp_path: Path, capsys: Output) -> None:
     (tmp_path / "text").write_text("a b\n")
     assert run("train", tmp_path / "text", "--out", tmp_path / "lm.bin", "--order", "2") == 0
