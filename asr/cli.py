@@ -8,6 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from asr.cli_decoding import add_decoding, decoding_of, manifests, positive
+from asr.cli_evaluate import add_compare, add_evaluate
 from asr.cli_lexicon import add_lexicon
 from asr.cli_lm import add_lm
 from asr.cli_model import add_export, add_info
@@ -89,25 +90,6 @@ def prepare(options: argparse.Namespace) -> int:
     return 0 if all(problem.copy_only for problem in problems) else 1
 
 
-def evaluate(options: argparse.Namespace) -> int:
-    """`asr evaluate MODEL MANIFEST...`."""
-    from asr.inference.transcriber import load_model
-    from asr.scoring import evaluate, report, wer
-
-    model = load_model(options.model, options.threads, decoding_of(options))
-    result = evaluate.evaluate(model, manifests(options.manifests), progress=True)
-    try:
-        if options.details:
-            wer.write_details(options.details, result.scores)
-    finally:
-        if options.json:
-            open_output("utf-8")
-            print(result.to_json())
-        else:
-            report.print_report(result)
-    return 1 if result.problems else 0
-
-
 def tune(options: argparse.Namespace) -> int:
     """`asr tune MODEL MANIFEST... [--lm FILE]`."""
     from asr.scoring import report, tune
@@ -142,20 +124,6 @@ def align(options: argparse.Namespace) -> int:
     return 0
 
 
-def compare(options: argparse.Namespace) -> int:
-    """`asr compare A B`: two files of `asr evaluate --details`, utterance by utterance."""
-    from asr.scoring import bootstrap, wer
-
-    a, b = (wer.read_details(path) for path in (options.a, options.b))
-    result = bootstrap.compare(a, b)
-    print(
-        f"WER of B minus WER of A: {100 * result.difference:+.2f} points, 95 % interval "
-        f"{100 * result.low:+.2f} to {100 * result.high:+.2f}; B is better in "
-        f"{100 * result.improvement:.1f} % of the bootstrap's replicates"
-    )
-    return 0
-
-
 def _text(argument: str) -> str:
     """A text, or what is in the file of that name."""
     path = Path(argument)
@@ -175,16 +143,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_prepare(commands)
     commands.add_parser("train", help="train a model by a recipe; see asr train --help", add_help=False)
-
-    command = commands.add_parser("evaluate", help="word and character error rates of a model")
-    command.set_defaults(command=evaluate)
-    command.add_argument("model", type=Path, help="model bundle, as written by asr train")
-    command.add_argument(
-        "manifests", type=Path, nargs="+", help="manifest.jsonl, or the folder that holds it"
-    )
-    command.add_argument("--json", action="store_true", help="print one JSON object")
-    command.add_argument("--details", type=Path, metavar="FILE", help="write one JSON line an utterance")
-    add_decoding(command)
+    add_evaluate(commands)
 
     command = commands.add_parser("tune", help="weight of a language model, by a development set")
     command.set_defaults(command=tune)
@@ -210,12 +169,7 @@ def _parser() -> argparse.ArgumentParser:
 
     add_lm(commands)
     add_lexicon(commands)
-
-    command = commands.add_parser("compare", help="which of two models is better, and how surely")
-    command.set_defaults(command=compare)
-    command.add_argument("a", type=Path, help="what asr evaluate --details wrote for one model")
-    command.add_argument("b", type=Path, help="and for another, on the same utterances")
-
+    add_compare(commands)
     add_transcribe(commands)
     add_export(commands)
     add_info(commands)

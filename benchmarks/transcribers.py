@@ -4,7 +4,7 @@ python -m benchmarks.transcribers torch|pocketsphinx LIST_OF_FILES --out FOLDER 
 """
 
 import argparse
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -79,18 +79,29 @@ def by_torch(
 
 def by_pocketsphinx(paths: Iterable[Path]) -> Iterator[tuple[Path, str]]:
     """PocketSphinx with the model that its wheel carries, and its settings."""
-    import numpy as np
     import soundfile
+
+    recognise = pocketsphinx()
+    for path in paths:
+        samples, _ = soundfile.read(path, dtype="int16")
+        yield path, recognise(samples)
+
+
+def pocketsphinx() -> "Callable[[np.ndarray], str]":
+    """What turns `int16[samples]` at 16 kHz into capitals; it adapts to what it has heard before."""
+    import numpy as np
     from pocketsphinx import Decoder
 
     decoder = Decoder(samprate=16_000, loglevel="FATAL")
-    for path in paths:
-        samples, _ = soundfile.read(path, dtype="int16")
+
+    def recognise(samples: np.ndarray) -> str:
         decoder.start_utt()
         decoder.process_raw(np.ascontiguousarray(samples).tobytes(), full_utt=True)
         decoder.end_utt()
         hypothesis = decoder.hyp()
-        yield path, "" if hypothesis is None else hypothesis.hypstr.upper()
+        return "" if hypothesis is None else hypothesis.hypstr.upper()
+
+    return recognise
 
 
 if __name__ == "__main__":

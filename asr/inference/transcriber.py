@@ -78,7 +78,9 @@ class Transcriber:
         """
         sources = (_source(recording, sample_rate, channel) for recording in recordings)
         transcripts = []
-        for transcript in self._run(sources, hotwords, hotword_boost, n_best):
+        for transcript in self.transcribe_sources(
+            sources, hotwords=hotwords, hotword_boost=hotword_boost, n_best=n_best
+        ):
             if isinstance(transcript, AsrError):
                 raise transcript
             transcripts.append(transcript)
@@ -103,11 +105,32 @@ class Transcriber:
         def sources() -> Iterator[Source]:
             for path in paths:
                 taken.append(path)
-                yield _source(path, SAMPLE_RATE, channel)
+                yield file_source(path, channel)
 
-        results = self._run(sources(), hotwords, hotword_boost, n_best, on_audio)
+        results = self.transcribe_sources(
+            sources(), hotwords=hotwords, hotword_boost=hotword_boost, n_best=n_best, on_audio=on_audio
+        )
         for result in results:
             yield taken.popleft(), result
+
+    def transcribe_sources(
+        self,
+        sources: Iterable[Source],
+        *,
+        hotwords: Sequence[str] = (),
+        hotword_boost: float = 1.0,
+        n_best: int = 1,
+        on_audio: Callable[[float], None] | None = None,
+    ) -> Iterator[Transcript | AsrError]:
+        """Transcribe what comes from elsewhere than a file, as altered waveforms; else as `transcribe_files`.
+
+        Sources are taken, and the blocks of each are read, as they are needed, so that few lie in memory.
+        """
+        phrases = tuple(Hotword(phrase, hotword_boost) for phrase in hotwords)
+        pipeline = Pipeline(
+            self._engine, lambda: self.decoder.stream(phrases, n_best), self._threads, on_audio
+        )
+        return pipeline.run(sources)
 
     def posteriors(
         self, recording: Audio, sample_rate: float = SAMPLE_RATE, channel: int | Literal["mix"] = "mix"
@@ -127,20 +150,6 @@ class Transcriber:
         spelt = self.decoder.spell(text)
         words = self.decoder.time(self._engine.posteriors(waveform, self._threads), spelt)
         return assemble([Hypothesis(words, 0.0)], len(waveform) / SAMPLE_RATE, split=False)
-
-    def _run(
-        self,
-        sources: Iterable[Source],
-        hotwords: Sequence[str],
-        boost: float,
-        n_best: int,
-        on_audio: Callable[[float], None] | None = None,
-    ) -> Iterator[Transcript | AsrError]:
-        phrases = tuple(Hotword(phrase, boost) for phrase in hotwords)
-        pipeline = Pipeline(
-            self._engine, lambda: self.decoder.stream(phrases, n_best), self._threads, on_audio
-        )
-        return pipeline.run(sources)
 
 
 def load_model(
@@ -171,10 +180,14 @@ def transcribe(recording: Audio, model: str | Path, sample_rate: float = audio.S
 
 
 def _source(recording: Audio, sample_rate: float, channel: Channel) -> Source:
-    split = channel == "split"
     if isinstance(recording, np.ndarray):
-        return Source(_blocks(recording, sample_rate, channel), "audio", split)
-    return Source(_long_enough(Path(recording), channel), str(recording), split)
+        return Source(_blocks(recording, sample_rate, channel), "audio", channel == "split")
+    return file_source(Path(recording), channel)
+
+
+def file_source(path: Path, channel: Channel = "mix") -> Source:
+    """A file that is opened when its blocks are read; they raise AudioError as `audio.stream` does."""
+    return Source(_long_enough(path, channel), str(path), channel == "split")
 
 
 def _long_enough(path: Path, channel: Channel) -> Iterator[np.ndarray]:

@@ -4,14 +4,15 @@ import json
 import math
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from asr import manifest
 from asr.errors import AsrError, ManifestError
-from asr.inference.transcriber import Transcriber
+from asr.inference.pipeline import Source
+from asr.inference.transcriber import Transcriber, file_source
 from asr.manifest import Utterance
 from asr.scoring.bootstrap import Interval, interval
 from asr.scoring.calibration import JudgedWord, Quality, judge, measure
@@ -138,21 +139,37 @@ def summarize(
     )
 
 
+def recording_of(utterance: Utterance) -> Source:
+    """The utterance's recording as it is."""
+    return file_source(utterance.audio_filepath)
+
+
 def evaluate(model: Transcriber, manifests: Sequence[Path], progress: bool = False, seed: int = 0) -> Report:
     """Transcribe the utterances of all manifests and score them against their texts as they stand there.
 
     What cannot be read or decoded is not scored but listed in the report's `problems`. `progress` shows a
     bar on standard error where that is a terminal. Raises ManifestError.
     """
-    utterances = read_all(manifests)
+    return evaluate_utterances(model, read_all(manifests), progress=progress, seed=seed)
+
+
+def evaluate_utterances(
+    model: Transcriber,
+    utterances: Sequence[Utterance],
+    source_of: Callable[[Utterance], Source] = recording_of,
+    progress: bool = False,
+    title: str = "transcribing",
+    seed: int = 0,
+) -> Report:
+    """As `evaluate`, of what `source_of` makes of each utterance; `title` stands before the bar."""
     scores: list[UtteranceScore] = []
     problems: list[Problem] = []
     judged: list[JudgedWord] = []
     audio_seconds = 0.0
     begin = time.perf_counter()
-    transcripts = model.transcribe_files(u.audio_filepath for u in utterances)
-    tracked = _tracked(transcripts, len(utterances)) if progress else transcripts
-    for utterance, (_, transcript) in zip(utterances, tracked, strict=True):
+    transcripts = model.transcribe_sources(source_of(u) for u in utterances)
+    tracked = _tracked(transcripts, len(utterances), title) if progress else transcripts
+    for utterance, transcript in zip(utterances, tracked, strict=True):
         if isinstance(transcript, AsrError):
             problems.append(Problem(utterance.id, str(transcript)))
             continue
@@ -175,11 +192,9 @@ def read_all(manifests: Sequence[Path]) -> list[Utterance]:
     return list(utterances.values())
 
 
-def _tracked(items: Iterable[Any], count: int) -> Iterable[Any]:
+def _tracked(items: Iterable[Any], count: int, title: str) -> Iterable[Any]:
     from rich.console import Console
     from rich.progress import track
 
     console = Console(stderr=True)
-    return track(
-        items, "transcribing", count, console=console, transient=True, disable=not sys.stderr.isatty()
-    )
+    return track(items, title, count, console=console, transient=True, disable=not sys.stderr.isatty())

@@ -62,13 +62,21 @@ def _summary(report: Report) -> str:
         f"{len(report.scores)} of {total} utterances scored, {report.audio_seconds / 3600:.2f} h of audio in "
         f"{report.processing_seconds:.1f} s: real-time factor {factor}"
     ]
-    if confidence := report.word_interval:
-        rough = confidence.unit == "speaker" and confidence.units < FEW_SPEAKERS
-        note = "; with so few speakers it is rough" if rough else ""
-        lines.append(f"interval: bootstrap over {confidence.units} {confidence.unit}s{note}")
+    if line := interval_line(report):
+        lines.append(line)
     if report.confidence.words:
         lines.append(quality_line(report.confidence))
     return "\n".join(lines)
+
+
+def interval_line(report: Report) -> str:
+    """What was resampled for the intervals, in one line; empty where there are none."""
+    confidence = report.word_interval
+    if confidence is None:
+        return ""
+    rough = confidence.unit == "speaker" and confidence.units < FEW_SPEAKERS
+    note = "; with so few speakers it is rough" if rough else ""
+    return f"interval: bootstrap over {confidence.units} {confidence.unit}s{note}"
 
 
 def quality_line(quality: Quality) -> str:

@@ -1,6 +1,7 @@
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import asr
 from asr.decoding.hypothesis import Word
 from asr.errors import AsrError, AudioError, BundleError
 from asr.inference import pipeline as pipeline_module
+from asr.inference.pipeline import Source
 from asr.inference.transcriber import Transcriber, load_model
 from asr.inference.transcript import Transcript
 from tests.standin import FRAME, speak, write_bundle
@@ -224,6 +226,18 @@ def test_posteriors_that_are_nan_name_the_file(
     assert str(error) == expected
 
 
+def test_sources_that_fail_do_not_stop_the_others(model: Transcriber) -> None:
+    def blocks(text: str, fails: bool) -> Iterator[np.ndarray]:
+        yield speak(text)[:, None]
+        if fails:
+            raise AudioError(f"{text}: cannot go on")
+
+    sources = (Source(blocks(text, text == "TWO"), text) for text in ("ONE", "TWO", "SIX"))
+    one, two, six = model.transcribe_sources(sources)
+    assert isinstance(one, Transcript) and isinstance(six, Transcript)
+    assert (one.text, str(two), six.text) == ("ONE", "TWO: cannot go on", "SIX")
+
+
 def test_public_interface(bundle: Path) -> None:
     assert asr.transcribe(speak(TEXT), model=bundle) == asr.load_model(str(bundle)).transcribe(speak(TEXT))
     assert asr.Word is Word and asr.Transcript is Transcript
@@ -265,9 +279,9 @@ def test_transcribing_imports_nothing_heavy(bundle: Path, tmp_path: Path) -> Non
 
 
 def test_evaluating_needs_no_torch() -> None:
-    loaded = modules_after("import asr.scoring.evaluate, asr.scoring.report, asr.scoring.bootstrap")
+    loaded = modules_after("import asr.scoring.robustness, asr.scoring.report, asr.scoring.bootstrap")
     assert "jiwer" in loaded
-    assert not loaded & {"torch", "torchaudio", "pytorch_lightning", "scipy", "matplotlib"}
+    assert not loaded & {"torch", "torchaudio", "pytorch_lightning", "scipy", "matplotlib", "av"}
 
 
 def test_import_asr_alone_is_cheap() -> None:
