@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from asr.cli_decoding import add_decoding, decoding_of, manifests, positive
+from asr.cli_decoding import MODEL, add_decoding, decoding_of, manifests, model_folder, positive
 from asr.cli_evaluate import add_compare, add_evaluate
 from asr.cli_lexicon import add_lexicon
 from asr.cli_lm import add_lm
@@ -160,7 +160,7 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(command=align)
     command.add_argument("audio", type=Path, help="a recording")
     command.add_argument("text", help="what is said in it, or a file that holds it")
-    command.add_argument("--model", type=Path, required=True, help="model bundle, as written by asr train")
+    command.add_argument("--model", type=model_folder, default="box", help=MODEL)
     command.add_argument(
         "--lexicon", type=Path, metavar="FILE", help="spellings, where the model's units are phones"
     )

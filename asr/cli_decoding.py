@@ -10,6 +10,8 @@ from asr.errors import UsageError
 if TYPE_CHECKING:
     from asr.inference.decoder import DecodingOptions
 
+MODEL = "model bundle, as written by asr train (box: the English model that ships)"
+
 _BEAM = ("beam", "beam_threshold", "lm_weight", "word_bonus", "unknown_penalty")
 """Settings of BeamOptions that are flags."""
 
@@ -49,6 +51,13 @@ def decoding_of(options: argparse.Namespace) -> "DecodingOptions":
         given["hotwords"] = tuple(Hotword(phrase, options.hotword_boost) for phrase in options.hotword)
     beam = replace(beam_options(options.model, read_config(options.model)), **given) if given else None
     return DecodingOptions(options.greedy, options.lm, options.lexicon, beam)
+
+
+def model_folder(text: str) -> Path:
+    """The type of arguments that name a model."""
+    from asr.model.bundle import locate
+
+    return locate(text)
 
 
 def manifests(paths: Sequence[Path]) -> list[Path]:

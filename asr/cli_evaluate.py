@@ -5,7 +5,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from asr.cli_decoding import add_decoding, decoding_of, manifests
+from asr.cli_decoding import add_decoding, decoding_of, manifests, model_folder
 from asr.console import check_output, open_output
 from asr.errors import UsageError
 
@@ -22,7 +22,7 @@ def add_evaluate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     """Add `asr evaluate` to the parser of `asr`."""
     command = commands.add_parser("evaluate", help="word and character error rates of a model")
     command.set_defaults(command=evaluate)
-    command.add_argument("model", type=Path, help="model bundle, as written by asr train")
+    command.add_argument("model", type=model_folder, help="model bundle, or box for the one that ships")
     command.add_argument(
         "manifests", type=Path, nargs="+", help="manifest.jsonl, or the folder that holds it"
     )

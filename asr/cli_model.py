@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from asr.cli_decoding import manifests, positive
+from asr.cli_decoding import MODEL, manifests, model_folder, positive
 from asr.console import complain, open_output
 from asr.errors import AsrError
 
@@ -19,6 +19,9 @@ def add_export(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "--weights", required=True, choices=["int8", "float16"], help="a quarter or half the size of float32"
     )
     command.add_argument("--out", type=Path, metavar="FOLDER", help="the new bundle (BUNDLE-int8, say)")
+    command.add_argument(
+        "--with-torch", action="store_true", help="and the weights to train on with, as float16"
+    )
     command.add_argument(
         "--manifest",
         type=Path,
@@ -34,12 +37,12 @@ def add_info(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     """Add `asr info` to the parser of `asr`."""
     command = commands.add_parser("info", help="what is in a model bundle, and whether it is whole")
     command.set_defaults(command=info)
-    command.add_argument("bundle", type=Path, help="model bundle, as written by asr train")
+    command.add_argument("bundle", type=model_folder, nargs="?", default="box", help=MODEL)
     command.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def export(options: argparse.Namespace) -> int:
-    """`asr export BUNDLE --weights int8|float16 [--out FOLDER] [--manifest MANIFEST...]`."""
+    """`asr export BUNDLE --weights int8|float16 [--out FOLDER] [--with-torch] [--manifest MANIFEST...]`."""
     try:
         from asr.model.compress import compress_bundle
     except ModuleNotFoundError as error:
@@ -52,7 +55,7 @@ def export(options: argparse.Namespace) -> int:
     out = options.out or bundle.with_name(f"{bundle.resolve().name}-{options.weights}")
     problems: list[str] = []
     measure = _measurement(options, problems) if options.manifest else None
-    compress_bundle(bundle, out, options.weights, measure)
+    compress_bundle(bundle, out, options.weights, measure, with_torch=options.with_torch)
     before, after = (_model_bytes(folder) for folder in (bundle, out))
     share = f"{100 * after / before:.0f} % of {decimal(before)}"
     print(f"{out}: model.onnx has {decimal(after)}, {share}")

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from asr.cli_decoding import add_decoding, decoding_of, positive
+from asr.cli_decoding import MODEL, add_decoding, decoding_of, model_folder, positive
 from asr.console import complain, open_output
 from asr.errors import AsrError, UsageError
 
@@ -33,7 +33,7 @@ def add_transcribe(commands: "argparse._SubParsersAction[argparse.ArgumentParser
         help="a recording (wav, flac, ogg, opus, mp3, aiff, au; mp4, m4a, webm, mkv with the extra media), "
         "a folder of them, a pattern, @LIST for the names in a file, - for the standard input",
     )
-    command.add_argument("--model", type=Path, required=True, help="model bundle, as written by asr train")
+    command.add_argument("--model", type=model_folder, default="box", help=MODEL)
     output = command.add_argument_group("output", "printed, unless --format or --out is given")
     output.add_argument("--json", action="store_true", help="print one JSON object a recording")
     output.add_argument(

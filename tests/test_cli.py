@@ -50,7 +50,6 @@ def usage(*arguments: str) -> int:
         ([], "the following arguments are required: COMMAND"),
         (["nonsense"], "invalid choice: 'nonsense'"),
         (["transcribe", "--model", "m"], "the following arguments are required: INPUT"),
-        (["transcribe", "a.wav"], "the following arguments are required: --model"),
         (["transcribe", "a.wav", "--model", "m", "--threads", "0"], "'0' is not a whole number from 1"),
         (["transcribe", "a.wav", "--model", "m", "--threads", "two"], "'two' is not a whole number from 1"),
         (["transcribe", "a.wav", "--model", "m", "--nonsense"], "unrecognized arguments: --nonsense"),

@@ -18,7 +18,7 @@ from asr.inference.decoder import Decoder, DecodingOptions
 from asr.inference.engine import Engine, usable_cores
 from asr.inference.pipeline import Pipeline, Source
 from asr.inference.transcript import Transcript, assemble
-from asr.model.bundle import BundleConfig, read_config
+from asr.model.bundle import BOX, BundleConfig, locate, read_config
 
 Audio = str | Path | np.ndarray
 """A file, or float samples in [-1, 1]: `[samples]` or `[samples, channels]`."""
@@ -153,14 +153,15 @@ class Transcriber:
 
 
 def load_model(
-    bundle: str | Path, threads: int | None = None, decoding: DecodingOptions | None = None
+    bundle: str | Path = BOX, threads: int | None = None, decoding: DecodingOptions | None = None
 ) -> Transcriber:
-    """Open a model bundle (a folder); `decoding` defaults to what the bundle holds.
+    """Open a model bundle, a folder or "box", the English model that ships; `decoding` defaults to what the
+    bundle holds.
 
     Raises BundleError where it is missing, damaged or too new, and DecodingError or LanguageModelError where
     language model, lexicon and model do not fit together.
     """
-    folder = Path(bundle)
+    folder = locate(bundle)
     config = read_config(folder)
     engine = Engine(folder, config)
     decoder = Decoder(folder, config, engine.frame_seconds, decoding or DecodingOptions())
@@ -174,8 +175,10 @@ def _trim_memory() -> None:
         trim(0)
 
 
-def transcribe(recording: Audio, model: str | Path, sample_rate: float = audio.SAMPLE_RATE) -> Transcript:
-    """Transcribe one recording with the bundle `model`; for several, `load_model` once."""
+def transcribe(
+    recording: Audio, model: str | Path = BOX, sample_rate: float = audio.SAMPLE_RATE
+) -> Transcript:
+    """Transcribe one recording with the bundle `model` ("box" ships); for several, `load_model` once."""
     return load_model(model).transcribe(recording, sample_rate)
 
 

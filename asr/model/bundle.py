@@ -25,8 +25,16 @@ LM = "lm.bin"
 LEXICON = "lexicon.txt"
 CARD = "README.md"
 
+BOX = "box"
+"""Name of the English model that ships with asr."""
+
 STORED_AS = ("float32", "float16", "int8")
 """Types in which model.onnx may hold its weight matrices; it computes in float32 with each."""
+
+
+def locate(model: str | Path) -> Path:
+    """The folder of a model bundle: BOX is the one that ships, anything else a path (./box, say)."""
+    return Path(__file__).parent.parent / BOX if model == BOX else Path(model)
 
 
 @dataclass(frozen=True)

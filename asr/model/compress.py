@@ -33,8 +33,9 @@ def compress_bundle(
     target: Path,
     weights: WeightType,
     measure: Callable[[Path], dict[str, Any]] | None = None,
+    with_torch: bool = False,
 ) -> bundle.BundleConfig:
-    """Write `source` with smaller weights to `target`, with all but the weights for torch.
+    """Write `source` with smaller weights to `target`; those for torch as float16, or not at all.
 
     `measure` is called with the new bundle before that appears; the WERs that it returns go into config.json,
     beside those of `source`, which are said to be of float32. Raises BundleError.
@@ -44,7 +45,7 @@ def compress_bundle(
         raise BundleError(f"{source}: has {config.weights} weights already; export the one it was made of")
     if source.resolve().is_relative_to(target.resolve()):
         raise BundleError(f"{target}: would replace {source}; name another folder")
-    if (target / bundle.WEIGHTS).exists():
+    if (target / bundle.WEIGHTS).exists() and bundle.read_config(target).weights == bundle.STORED_AS[0]:
         raise BundleError(f"{target}: holds a trained model; name another folder")
     content = bundle.read_model_file(source, config, bundle.ONNX)
     with bundle.new_bundle(target) as work:
@@ -53,6 +54,10 @@ def compress_bundle(
         except ValueError as error:
             raise BundleError(f"{source / bundle.ONNX}: {error}") from None
         (work / bundle.ONNX).write_bytes(graph.SerializeToString())
+        if with_torch:
+            (work / bundle.WEIGHTS).write_bytes(
+                _halved(bundle.read_model_file(source, config, bundle.WEIGHTS))
+            )
         for name in (bundle.LM, bundle.LEXICON, bundle.CARD):
             if (source / name).exists():
                 shutil.copyfile(source / name, work / name)
@@ -63,6 +68,14 @@ def compress_bundle(
         if measure is not None:
             compressed = bundle.write_config(work, replace(compressed, wer={**earlier, **measure(work)}))
     return compressed
+
+
+def _halved(weights: bytes) -> bytes:
+    """The same safetensors as float16."""
+    from safetensors.numpy import load, save  # of the extra `train`, as all that needs them
+
+    halved: bytes = save({name: _half(matrix) for name, matrix in load(weights).items()})
+    return halved
 
 
 def _parse(content: bytes) -> onnx.ModelProto:

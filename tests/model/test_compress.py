@@ -20,7 +20,7 @@ from asr.inference.transcriber import load_model
 from asr.model.acoustic import AcousticModel, Architecture
 from asr.model.bundle import read_config, write_config
 from asr.model.compress import WeightType, compress_bundle, compress_graph, quantize
-from asr.model.export import save_bundle
+from asr.model.export import load_acoustic_model, save_bundle
 from asr.model.onnx_graph import build_graph
 from asr.model.recurrent import Cell
 from asr.text import ENGLISH
@@ -181,6 +181,15 @@ def test_an_earlier_bundle_is_replaced_as_a_whole(source: Path, tmp_path: Path) 
         "model.onnx",
     ]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["bundle", "small"]
+
+
+def test_weights_to_train_on_with(source: Path, tmp_path: Path) -> None:
+    for _ in range(2):  # such a bundle may be replaced: the weights can be made again
+        compress_bundle(source, tmp_path / "small", "int8", with_torch=True)
+    whole, half = (load_acoustic_model(folder).state_dict() for folder in (source, tmp_path / "small"))
+    assert half.keys() == whole.keys() and half["output.weight"].dtype == torch.float32
+    for name, weight in whole.items():
+        torch.testing.assert_close(half[name], weight, rtol=1e-3, atol=1e-6)
 
 
 def test_a_trained_model_is_not_replaced(source: Path, tmp_path: Path) -> None:
