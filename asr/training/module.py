@@ -141,7 +141,12 @@ class CTCModule(pl.LightningModule):
         """
         if gradient_clip_val and gradient_clip_algorithm not in (None, "norm"):
             raise TrainingError("trainer.gradient_clip_algorithm: only norm is known; leave it out")
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)  # of float16
+        if scaler:
+            scaler.unscale_(optimizer)  # which the trainer leaves to a fused optimiser, after the clipping
         skipped = skip_unless_finite(optimizer, list(self.parameters()), gradient_clip_val or 0.0)
+        if scaler:  # it skips the step itself; gradients alone that overflow are how it finds its scale
+            skipped = skipped * (~self._losses.detach().isfinite()).any()
         self._skipped.add(self.global_step, self._ids, self._losses, skipped)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
