@@ -13,6 +13,20 @@ settings.register_profile("patient", deadline=None, suppress_health_check=[Healt
 settings.load_profile("patient")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs a GPU where there is none."""
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    if marked and not _has_cuda():
+        for item in marked:
+            item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+def _has_cuda() -> bool:
+    import torch  # slow to import, and of no use to most tests
+
+    return torch.cuda.is_available()
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real recordings: $ASR_SHARED_DATA, or shared/data beside the repository."""

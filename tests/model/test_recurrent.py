@@ -5,9 +5,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from asr.model.recurrent import Cell, RecurrentLayer, reversal_index
+from asr.model.recurrent import Cell, RecurrentLayer, cast_together, reversal_index
 
 CELLS: list[Cell] = ["gru", "lstm", "rnn"]
+KINDS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
 
 def gru_cell(rnn: nn.GRU, x: Tensor, h: Tensor) -> Tensor:
@@ -138,6 +139,52 @@ def test_padding_reaches_neither_outputs_nor_gradients(
         results.append((valid.detach(), [p.grad.clone() for p in layer.parameters() if p.grad is not None]))
     torch.testing.assert_close(results[0][0], results[1][0], atol=1e-6, rtol=0)
     torch.testing.assert_close(results[0][1], results[1][1], atol=1e-4, rtol=1e-5)
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("cell", CELLS)
+def test_autocast_casts_once_and_changes_nothing_else(
+    cell: Cell, bidirectional: bool, batch: tuple[Tensor, Tensor]
+) -> None:
+    x, lengths = batch
+    torch.manual_seed(4)
+    layer = RecurrentLayer(cell, 6, 5, bidirectional)
+    reversal = reversal_index(lengths, 13)
+
+    def plain(x: Tensor, reversal: Tensor) -> Tensor:
+        """The same by PyTorch's modules, whose weights autocast casts."""
+        outputs = [layer.ahead(x)[0]]
+        if layer.back is not None:
+            back = layer.back(x.gather(1, reversal[:, :, None].expand_as(x)))[0]
+            outputs.append(back.gather(1, reversal[:, :, None].expand_as(back)))
+        return torch.cat(outputs, dim=-1)
+
+    results = []
+    for forward, cached in ((layer, False), (plain, True)):
+        layer.zero_grad()
+        inputs = x.bfloat16().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, cache_enabled=cached):
+            y = forward(inputs, reversal)
+        y.float().square().sum().backward()
+        results.append((y.detach(), inputs.grad, {n: p.grad for n, p in layer.named_parameters()}))
+    assert results[0][0].dtype == torch.bfloat16
+    torch.testing.assert_close(*results, atol=0, rtol=0)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer(x, reversal).dtype == torch.bfloat16  # whatever comes in
+        assert layer(x, reversal).isfinite().all()
+    names = {f"{side}.{kind}_l0" for side in ("ahead", "back")[: 1 + bidirectional] for kind in KINDS}
+    assert set(layer.state_dict()) == names
+
+
+def test_cast_weights_lie_as_cudnn_wants_them() -> None:
+    rnn = nn.LSTM(6, 5, bidirectional=True)
+    weights = [weight for direction in rnn.all_weights for weight in direction]
+    cast = cast_together(weights, torch.bfloat16)
+    torch.testing.assert_close(cast, [w.bfloat16() for w in weights], atol=0, rtol=0)
+    (storage,) = {w.untyped_storage().data_ptr() for w in cast}
+    places = [(w.data_ptr() - storage) // 2 for w in cast]
+    # Input and recurrent matrix ahead, both back; then the biases: cuDNN's order of a layer.
+    assert places == [0, 120, 440, 460, 220, 340, 480, 500]
 
 
 def test_reversal_is_its_own_inverse_and_leaves_padding_in_place() -> None:

@@ -17,7 +17,7 @@ import yaml
 import asr
 from asr import manifest
 from asr.decoding.greedy import greedy
-from asr.errors import BundleError, StoreError, TrainingError
+from asr.errors import BundleError, TrainingError
 from asr.model.export import load_acoustic_model
 from asr.text import Tokenizer
 from asr.training import run
@@ -261,14 +261,6 @@ def test_clipping_by_value_is_refused(tmp_path: Path, corpus: Path) -> None:
     recipe = write_recipe(tmp_path, corpus, gradient_clip_val=1.0, gradient_clip_algorithm="value")
     with pytest.raises(TrainingError, match=r"^trainer.gradient_clip_algorithm: only norm is known"):
         start(recipe)
-
-
-def test_an_unreadable_shard_names_itself(tmp_path: Path) -> None:
-    corpus = make_corpus(tmp_path / "corpus", count=4)
-    shard = corpus / "features-00000.npy"
-    shard.write_bytes(shard.read_bytes()[:-1000])
-    with pytest.raises(StoreError, match=r"features-00000.npy: .*; prepare it again"):
-        start(write_recipe(tmp_path, corpus, max_epochs=1))
 
 
 def test_three_such_steps_in_a_row_stop_the_run(

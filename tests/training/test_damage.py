@@ -1,0 +1,134 @@
+"""What goes wrong in the middle of training: shards that cannot be read, numbers that are not finite."""
+
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.plugins.precision import MixedPrecision
+from torch import Tensor
+
+from asr.cli import main
+from asr.training.data import SpeechData
+from asr.training.module import CTCModule
+from tests.training.corpus import make_corpus
+from tests.training.test_run import break_steps
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_corpus(tmp_path_factory.mktemp("data") / "corpus", count=6)
+
+
+def cut(shard: Path) -> None:
+    shard.write_bytes(shard.read_bytes()[:-1000])
+
+
+@pytest.mark.parametrize("resident", ["false", "true"])
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (cut, "the shard cannot be read (mmap length is greater than file size)"),
+        (Path.unlink, "the shard cannot be read ([Errno 2] No such file or directory"),
+        (lambda shard: shard.write_bytes(b"noise"), "the shard cannot be read ("),
+    ],
+    ids=["cut", "missing", "no array"],
+)
+def test_a_damaged_shard_names_itself_in_one_line(
+    tmp_path: Path,
+    damage: Callable[[Path], object],
+    reason: str,
+    resident: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    corpus = make_corpus(tmp_path / "corpus", count=4)
+    shard = corpus / "features-00000.npy"
+    start = CTCModule.on_train_start
+
+    def break_after_start(self: CTCModule) -> None:
+        damage(shard)
+        start(self)
+
+    monkeypatch.setattr(CTCModule, "on_train_start", break_after_start)
+    if resident == "true":  # then all shards have been opened before
+        damage(shard)
+    settings = {
+        "data.train": f"[{corpus}]",
+        "data.validation": f"[{corpus}]",
+        "data.resident": resident,
+        "model.layers": 1,
+        "model.hidden": 8,
+        "trainer.accelerator": "cpu",
+        "trainer.default_root_dir": tmp_path / "exp",
+        "trainer.enable_model_summary": "false",
+        "trainer.max_epochs": 1,
+        "trainer.log_every_n_steps": 1,
+    }
+    assert main(["train", *(f"--{key}={value}" for key, value in settings.items())]) == 1
+    *_, told = capsys.readouterr().err.splitlines()
+    assert told.startswith(f"asr: {shard}: {reason}") and told.endswith("; prepare it again")
+
+
+class Keep(pl.Callback):
+    """Weights after each step, and the norm of the gradients that it took."""
+
+    def __init__(self) -> None:
+        self.weights: list[Tensor] = []
+        self.norms: list[float] = []
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: object) -> None:
+        """Called by the trainer."""
+        parameters = list(pl_module.parameters())
+        self.weights.append(torch.cat([p.detach().flatten() for p in parameters]))
+        self.norms.append(float(torch.nn.utils.get_total_norm([p.grad for p in parameters])))
+
+    def still(self) -> list[bool]:
+        """Whether each step but the first changed nothing."""
+        return [torch.equal(a, b) for a, b in pairwise(self.weights)]
+
+
+def train_in_float16(corpus: Path, scale: float) -> Keep:
+    """A few steps with a gradient scaler, as on a GPU that lacks bfloat16."""
+    keep = Keep()
+    scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        plugins=[MixedPrecision("16-mixed", "cpu", scaler)],
+        max_epochs=2,
+        limit_val_batches=0,
+        use_distributed_sampler=False,
+        gradient_clip_val=0.1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[keep],
+    )
+    torch.manual_seed(0)
+    trainer.fit(CTCModule(layers=1, hidden=8, warmup_steps=1), SpeechData([corpus], [corpus], 1.5))
+    return keep
+
+
+def test_a_loss_that_is_no_number_is_skipped_in_float16_too(
+    corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    break_steps(monkeypatch, {1, 2})
+    with pytest.warns(UserWarning, match=r"step \d was skipped: the loss of corpus-\d\d is not finite"):
+        keep = train_in_float16(corpus, scale=256.0)
+    assert keep.still()[:3] == [True, True, False]
+    assert keep.weights[-1].isfinite().all()
+
+
+def test_gradients_that_overflow_float16_only_lower_the_scale(
+    corpus: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    keep = train_in_float16(corpus, scale=2.0**30)
+    assert all(keep.still()[:4])  # more than may be skipped in a row for other reasons
+    assert not [w for w in recwarn if "was skipped" in str(w.message)]
+
+
+def test_gradients_are_clipped_without_their_scale(corpus: Path) -> None:
+    assert train_in_float16(corpus, scale=256.0).norms[0] == pytest.approx(0.1, rel=0.01)
