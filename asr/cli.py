@@ -99,8 +99,13 @@ def tune(options: argparse.Namespace) -> int:
     )
     for lm_weight, word_bonus, errors in tuned.tuning.trials:
         print(f"language model weight {lm_weight:.2f}, word bonus {word_bonus:.2f}: {errors} word errors")
-    rate = tuned.tuning.errors / max(1, tuned.tuning.words)
-    print(f"WER {100 * rate:.2f} % on {tuned.tuning.words} words; written to {options.model}")
+    words = max(1, tuned.tuning.words)
+    print(f"WER {100 * tuned.tuning.errors / words:.2f} % on {words} words; written to {options.model}")
+    if tuned.held_out_errors is not None:
+        rate = tuned.held_out_errors / words
+        print(
+            f"WER {100 * rate:.2f} % with weights tuned on half of the speakers for the other half, in turn"
+        )
     for name, fit in (("beam search", tuned.fit), ("greedy", tuned.greedy_fit)):
         if fit is not None:
             print(f"{name}: temperature {fit.temperature:.3f}; at that of the other speakers, in turn,")

@@ -37,7 +37,7 @@ LEAST, MOST = 60.0, 180.0
 def main() -> None:
     """Parse, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--model", type=Path, default=Path("exp/mini/bundle"))
+    parser.add_argument("--model", type=Path, default=Path("exp/characters/bundle"))
     parser.add_argument("--manifest", type=Path, default=Path("data/librispeech/dev-excerpt/manifest.jsonl"))
     parser.add_argument("--hours", type=float, default=3.0, help="0 for none")
     parser.add_argument("--threads", default="2", help="of the command on the long file")

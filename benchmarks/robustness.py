@@ -61,7 +61,7 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--model", type=Path, default=Path("exp/mini/bundle"))
+    parser.add_argument("--model", type=Path, default=Path("exp/characters/bundle"))
     parser.add_argument("--manifest", type=Path, default=Path("data/librispeech/dev-excerpt/manifest.jsonl"))
     parser.add_argument("--utterances", type=positive, default=40, help="so many, spread over the manifest")
     parser.add_argument("--threads", type=positive, help="of ours (all)")

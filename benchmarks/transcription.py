@@ -79,7 +79,9 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--model", type=Path, default=Path("exp/mini/bundle"), help="with weights for torch")
+    parser.add_argument(
+        "--model", type=Path, default=Path("exp/characters/bundle"), help="with weights for torch"
+    )
     parser.add_argument("--manifest", type=Path, default=Path("data/librispeech/dev-excerpt/manifest.jsonl"))
     parser.add_argument("--utterances", type=int, default=124, help="so many, spread over the manifest")
     parser.add_argument("--peer-utterances", type=int, default=40)

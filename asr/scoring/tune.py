@@ -90,11 +90,43 @@ def tune(
     return Tuning(found, tried[best], sum(map(len, spoken)), trials)
 
 
+def cross_tune(
+    decoder: BeamDecoder,
+    lm: NgramLM,
+    posteriors: Sequence[np.ndarray],
+    utterances: Sequence[Utterance],
+    options: BeamOptions,
+    threads: int = 1,
+) -> int | None:
+    """Word errors when each half of the speakers is decoded with what is best for the other half.
+
+    None where there are fewer than two speakers.
+    """
+    speakers = sorted({u.speaker or u.id for u in utterances})
+    if len(speakers) < 2:
+        return None
+    first = set(speakers[::2])
+    halves: tuple[list[int], list[int]] = ([], [])
+    for i, u in enumerate(utterances):
+        halves[(u.speaker or u.id) in first].append(i)
+    errors = 0
+    for mine, other in (halves, halves[::-1]):
+        found = tune(
+            decoder, lm, [posteriors[i] for i in other], [utterances[i].text for i in other], options, threads
+        )
+        lists = decoder.decode_all([posteriors[i] for i in mine], found.options, threads)
+        for i, hypotheses in zip(mine, lists, strict=True):
+            errors += Levenshtein.distance(utterances[i].text.split(), hypotheses[0].text.split())
+    return errors
+
+
 @dataclass(frozen=True)
 class TunedBundle:
-    """What `tune_bundle` wrote, and how good its confidences are; None where they cannot be fitted."""
+    """What `tune_bundle` wrote; the WER with weights tuned on other speakers (see `cross_tune`); how good the
+    confidences are, None where they cannot be fitted."""
 
     tuning: Tuning
+    held_out_errors: int | None
     fit: CrossFit | None
     greedy_fit: CrossFit | None
 
@@ -114,6 +146,7 @@ def tune_bundle(
     posteriors = [model.posteriors(u.audio_filepath) for u in utterances]
     threads = threads or usable_cores()
     references = [u.text for u in utterances]
+    held_out = cross_tune(decoder.beam, decoder.lm, posteriors, utterances, decoder.options, threads)
     tuning = tune(decoder.beam, decoder.lm, posteriors, references, decoder.options, threads)
     settings = {
         key: value for key, value in asdict(tuning.options).items() if key not in ("hotwords", "n_best")
@@ -131,7 +164,7 @@ def tune_bundle(
             with source.open("rb") as original, atomic_write(bundle / name, "wb") as target:
                 shutil.copyfileobj(original, target)
     write_config(bundle, replace(model.config, decoding=settings))
-    return TunedBundle(tuning, fit, greedy_fit)
+    return TunedBundle(tuning, held_out, fit, greedy_fit)
 
 
 def _fit(

