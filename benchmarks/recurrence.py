@@ -246,7 +246,7 @@ def main() -> None:
     arguments = parser.parse_args()
     hidden = arguments.hidden or ([256, 384, 512, 768] if arguments.full else [256])
     batches = arguments.batches or ([8, 32, 128, 512] if arguments.full else [8, 32])
-    frames = arguments.frames or ([100, 300, 600] if arguments.full else [100, 300])
+    frames = arguments.frames or ([100, 300, 600] if arguments.full else [100, 250])
     device = torch.device(arguments.device)
     rows = []
     if not arguments.json:

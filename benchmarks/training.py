@@ -1,19 +1,28 @@
 """How fast is training, beside what the common PyTorch examples do, and where does the time go?
 
-    python -m benchmarks.training [--device cpu|cuda] [--hidden 256] [--layers 3] [--batch-seconds 240]
+    python -m benchmarks.training [--device cpu|cuda] [--cell gru|lstm] [--hidden 256] [--layers 3]
+                                  [--batch-seconds 240] [--processes 1] [--compile]
 
 The same model is trained on the same synthetic corpus, whose utterances have the lengths of LibriSpeech's:
 
 ours     asr's data module, sampler and LightningModule under Lightning's trainer, in bf16
-packed   nn.GRU on packed sequences, batches of a fixed number of utterances from a shuffled loader, float32
+packed   nn.GRU or nn.LSTM on packed sequences, batches of a fixed number of utterances from a shuffled
+         loader, float32
 
 Each epoch is timed, the first is left out as a warm-up, and the median of the others is taken; ours and
-packed do not alternate. Both train for real, with SpecAugment and AdamW. Shares by part are those of the
-parts alone, forward and backward, on one batch of median length (median of five). `data_wait_share` is the
-time that the trainer waits for batches; `loader_xrt` how fast one thread of the host makes them. `mfu` is the
-model's floating-point operations a second, three times those of the forward pass, over what a product of
-large bf16 matrices reaches on this device in the same run. `projection` is arithmetic: epochs of 100 and 960
-hours at the speed of ours.
+packed do not alternate. Both train for real, with SpecAugment and AdamW.
+
+With --processes, so many train ours, each with its share of the batch's seconds, so that the batch of a step
+is as large as with one: on a CPU with one thread each (gloo), on CUDA with one GPU each. The first process
+times an epoch between barriers, and it is an epoch of the whole corpus. packed stays one process, on a CPU
+with all threads, on CUDA with one GPU. With --compile (CUDA only), torch.compile takes ours' subsampling.
+
+Shares by part are those of the parts alone, forward and backward, on one batch of median length (median of
+five), by one process. `data_wait_share` is the time that the trainer waits for batches (in the first
+process); `loader_xrt` how fast one thread of the host makes them. `mfu` is the model's floating-point
+operations a second, three times those of the forward pass, over what a product of large bf16 matrices reaches
+on this device (times the GPUs) in the same run. `projection` is arithmetic: epochs of 100 and 960 hours at
+the speed of ours.
 """
 
 import argparse
@@ -37,7 +46,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from torch.utils.data import DataLoader
 
 from asr.model.acoustic import AcousticModel
-from asr.model.recurrent import reversal_index
+from asr.model.recurrent import CELLS, Cell, reversal_index
 from asr.text import Tokenizer
 from asr.training.data import Batch, SpeechData, SpeechDataset
 from asr.training.module import CTCModule, ctc_losses
@@ -48,15 +57,21 @@ def main() -> None:
     """Parse, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--cell", choices=["gru", "lstm"], default="gru")
     parser.add_argument("--hidden", type=int, default=256)
     parser.add_argument("--layers", type=int, default=3)
     parser.add_argument("--batch-seconds", type=float, default=240.0)
     parser.add_argument("--hours", type=float, default=0.5, help="of the corpus; more for a GPU")
     parser.add_argument("--epochs", type=int, default=3, help="timed, after one to warm up")
     parser.add_argument("--packed-batch", type=int, help="utterances (as many as --batch-seconds holds)")
+    parser.add_argument("--processes", type=int, default=1, help="that train ours together")
+    parser.add_argument("--compile", action="store_true", help="the subsampling of ours; CUDA only")
     parser.add_argument("--resident", action="store_true", help="keep the features on the device")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
+    if arguments.compile and arguments.device == "cpu":
+        # Backward through the bfloat16 convolutions, with sizes that vary, fails a check of strides there.
+        parser.error("--compile: on a CPU, torch 2.11 cannot run what it compiles; use --device cuda")
     with tempfile.TemporaryDirectory() as name:
         write_corpus(Path(name) / "train", arguments.hours)
         write_corpus(Path(name) / "validation", 20 / 3600, seed=1)
@@ -74,9 +89,12 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     packed = train_packed(new_module(arguments), dataset, size, arguments.epochs, device)
     batch = dataset[typical(dataset, arguments.batch_seconds)]
     rate = hours / seconds
-    peak = matrix_peak(device)
+    peak = matrix_peak(device) * (arguments.processes if device.type == "cuda" else 1)
     return {
         "device": torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {os.cpu_count()} cores",
+        "cell": arguments.cell,
+        "processes": arguments.processes,
+        "compiled": arguments.compile,
         "parameters": sum(p.numel() for p in new_module(arguments).parameters()),
         "ours.audio_hours_per_second": rate,
         "packed.audio_hours_per_second": hours / packed,
@@ -85,7 +103,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "mfu": 3 * forward_operations(new_module(arguments).model) * 25 * 3600 * rate / peak,
         "peak_tflops": peak / 1e12,
         "loader_xrt": loader_speed(dataset, arguments.batch_seconds),
-        "parts": parts(new_module(arguments).to(device), batch, device),
+        "parts": parts(compiled(new_module(arguments), arguments).to(device), batch, device),
         "projection": {f"{h} hours: seconds an epoch": h / rate for h in (100, 960)},
     }
 
@@ -93,19 +111,37 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
 def new_module(arguments: argparse.Namespace) -> CTCModule:
     """The same weights each time."""
     torch.manual_seed(0)
-    return CTCModule(layers=arguments.layers, hidden=arguments.hidden)
+    return CTCModule(cell=arguments.cell, layers=arguments.layers, hidden=arguments.hidden)
+
+
+def compiled(module: CTCModule, arguments: argparse.Namespace) -> CTCModule:
+    """In place, so that names stay; for any batch and number of frames."""
+    if arguments.compile:
+        module.model.subsampling.compile(dynamic=True)
+    return module
 
 
 class Clock(pl.Callback):
-    """Seconds of each epoch, and of waiting for its batches."""
+    """Seconds of each epoch between barriers, and of the first process's waiting for batches -> a file, for
+    the processes are spawned ones."""
 
-    def __init__(self) -> None:
+    def __init__(self, path: Path, arguments: argparse.Namespace) -> None:
+        self.path = path
+        self.arguments = arguments
         self.epochs: list[float] = []
         self.waits: list[float] = []
 
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """What each process sets for itself."""
+        quieten()
+        if trainer.world_size > 1 and self.arguments.device == "cpu":
+            torch.set_num_threads(1)
+        assert isinstance(pl_module, CTCModule)
+        compiled(pl_module, self.arguments)
+
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start."""
-        synchronize(pl_module.device)
+        self._wait_for_all(trainer, pl_module)
         self._begin = self._last = time.perf_counter()
         self._waited = 0.0
 
@@ -119,25 +155,39 @@ class Clock(pl.Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Stop."""
-        synchronize(pl_module.device)
+        self._wait_for_all(trainer, pl_module)
         self.epochs.append(time.perf_counter() - self._begin)
         self.waits.append(self._waited)
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Tell."""
+        if trainer.is_global_zero:
+            self.path.write_text(json.dumps({"epochs": self.epochs, "waits": self.waits}))
+
+    def _wait_for_all(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        synchronize(pl_module.device)
+        trainer.strategy.barrier()
+
+
+def quieten() -> None:
+    """Hide what the trainer says of itself."""
+    warnings.filterwarnings("ignore", ".*LeafSpec.*|.*does not have many workers.*")
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
 
 
 def train_ours(arguments: argparse.Namespace, folder: Path) -> tuple[float, float]:
     """Median seconds of an epoch, and the share of it that went into waiting for data."""
-    clock = Clock()
+    quieten()
     data = SpeechData(
         [folder / "train"],
         [folder / "validation"],
-        batch_seconds=arguments.batch_seconds,
+        batch_seconds=arguments.batch_seconds / arguments.processes,
         resident=arguments.resident,
     )
-    warnings.filterwarnings("ignore", ".*LeafSpec.*|.*does not have many workers.*")
-    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
     trainer = pl.Trainer(
         accelerator=arguments.device,
-        devices=1,
+        devices=arguments.processes,
+        strategy="ddp_spawn" if arguments.processes > 1 else "auto",
         precision="bf16-mixed",
         max_epochs=1 + arguments.epochs,
         limit_val_batches=0,
@@ -148,25 +198,26 @@ def train_ours(arguments: argparse.Namespace, folder: Path) -> tuple[float, floa
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        callbacks=[clock],
+        callbacks=[Clock(folder / "clock.json", arguments)],
     )
     trainer.fit(new_module(arguments), data)
-    seconds = statistics.median(clock.epochs[1:])
-    return seconds, sum(clock.waits[1:]) / sum(clock.epochs[1:])
+    clock = json.loads((folder / "clock.json").read_text())
+    epochs, waits = clock["epochs"][1:], clock["waits"][1:]
+    return statistics.median(epochs), sum(waits) / sum(epochs)
 
 
 class PackedLayer(nn.Module):
-    """A bidirectional GRU on packed sequences, in the place of a RecurrentLayer."""
+    """A bidirectional layer on packed sequences, in the place of a RecurrentLayer."""
 
-    def __init__(self, width: int, hidden: int) -> None:
+    def __init__(self, cell: Cell, width: int, hidden: int) -> None:
         super().__init__()
-        self.gru = nn.GRU(width, hidden, batch_first=True, bidirectional=True)
+        self.rnn = CELLS[cell](width, hidden, batch_first=True, bidirectional=True)
 
     def forward(self, x: Tensor, reversal: Tensor) -> Tensor:
         """`[B, T, D]` -> `[B, T, 2H]`; the first place of a reversed utterance tells its length."""
         lengths = (reversal[:, 0] + 1).cpu()
         packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
-        output: Tensor = pad_packed_sequence(self.gru(packed)[0], batch_first=True, total_length=x.shape[1])[
+        output: Tensor = pad_packed_sequence(self.rnn(packed)[0], batch_first=True, total_length=x.shape[1])[
             0
         ]
         return output
@@ -177,7 +228,7 @@ def train_packed(
 ) -> float:
     """Median seconds of an epoch."""
     a = module.model.architecture
-    module.model.recurrent = nn.ModuleList(PackedLayer(a.width, a.hidden) for _ in range(a.layers))
+    module.model.recurrent = nn.ModuleList(PackedLayer(a.cell, a.width, a.hidden) for _ in range(a.layers))
     module.to(device).train()
     optimizer = torch.optim.AdamW(module.parameters(), 1e-3)
     loader = DataLoader(
@@ -302,7 +353,9 @@ def table(result: dict[str, Any]) -> str:
     projection = ", ".join(f"{name} {seconds:.0f}" for name, seconds in result["projection"].items())
     return "\n".join(
         (
-            f"{result['device']}, {result['parameters'] / 1e6:.1f} M parameters",
+            f"{result['device']}, {result['parameters'] / 1e6:.1f} M parameters, {result['cell']}; ours by "
+            f"{result['processes']} process{'es' * (result['processes'] > 1)}"
+            f"{', subsampling compiled' * result['compiled']}",
             f"ours    {ours:.4f} hours of audio a second ({3600 * ours:.0f} x real time)",
             f"packed  {packed:.4f} hours of audio a second ({3600 * packed:.0f} x real time)",
             f"ratio   {result['ratio']:.2f}",
