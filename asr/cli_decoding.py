@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 MODEL = "model bundle, as written by asr train (box: the English model that ships)"
 
-_BEAM = ("beam", "beam_threshold", "lm_weight", "word_bonus", "unknown_penalty")
+_BEAM = ("beam", "beam_threshold", "lm_weight", "word_bonus", "unknown_penalty", "prior_weight")
 """Settings of BeamOptions that are flags."""
 
 
@@ -30,6 +30,9 @@ def add_decoding(command: argparse.ArgumentParser, greedy: bool = True) -> None:
     group.add_argument("--lm-weight", type=float, metavar="X", help="of the language model's log-probability")
     group.add_argument("--word-bonus", type=float, metavar="X", help="added for each word")
     group.add_argument("--unknown-penalty", type=float, metavar="X", help="added for each word the LM lacks")
+    group.add_argument(
+        "--prior-weight", type=float, metavar="X", help="of the priors that asr tune estimates"
+    )
     group.add_argument("--hotword", action="append", metavar="PHRASE", help="listen for it; may be repeated")
     group.add_argument(
         "--hotword-boost", type=float, default=1.0, metavar="X", help="added a character (1.0)"

@@ -126,6 +126,7 @@ def test_the_wheel_is_whole(tmp_path: Path) -> None:
     )
     assert process.returncode == 0, process.stderr[-2000:]
     (wheel,) = tmp_path.glob("asr-*.whl")
+    assert wheel.stat().st_size < 35e6
     shutil.unpack_archive(wheel, tmp_path / "unpacked", "zip")
     unpacked = tmp_path / "unpacked"
     assert {p.name for p in unpacked.iterdir()} == {
@@ -135,6 +136,8 @@ def test_the_wheel_is_whole(tmp_path: Path) -> None:
     sources = {str(p.relative_to(ROOT)) for p in (ROOT / "asr").rglob("*.py")}
     assert sources == {str(p.relative_to(unpacked)) for p in (unpacked / "asr").rglob("*.py")}
     assert (unpacked / "asr" / "data_prep" / "digits" / "digits.tar.gz").exists()
+    shipped = {p.name for p in (ROOT / "asr" / "box").iterdir()}
+    assert shipped == {p.name for p in (unpacked / "asr" / "box").iterdir()}
     metadata = next(unpacked.glob("*.dist-info/METADATA")).read_text()
     base = [
         line for line in metadata.splitlines() if line.startswith("Requires-Dist") and "extra" not in line

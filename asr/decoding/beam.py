@@ -53,6 +53,10 @@ class BeamOptions:
         lm_weight: Weight of the language model's log-probability.
         word_bonus: Added for each word.
         unknown_penalty: Added for each word that the language model lacks, beside its probability of one.
+        prior_weight: Before all else, each frame's posteriors are divided by priors ** prior_weight, and
+            made to sum to one again: what is likely anyway, the blank above all, need not be heard to come
+            out (Miao et al., 2015).
+        priors: ln of each token's prior probability, the blank first; empty if there are none.
         hotwords: Words and phrases to listen for.
         n_best: Hypotheses returned, at most.
     """
@@ -63,6 +67,8 @@ class BeamOptions:
     lm_weight: float = 0.6
     word_bonus: float = 0.0
     unknown_penalty: float = -6.0
+    prior_weight: float = 0.0
+    priors: tuple[float, ...] = ()
     hotwords: tuple[Hotword, ...] = ()
     n_best: int = 1
 
@@ -72,9 +78,12 @@ class BeamOptions:
                 raise DecodingError(f"{name} must be a whole number from 1, not {getattr(self, name)}")
         if not self.beam_threshold > 0:
             raise DecodingError(f"beam_threshold must be more than 0, not {self.beam_threshold}")
-        if not self.lm_weight >= 0:
-            raise DecodingError(f"lm_weight must be 0 or more, not {self.lm_weight}")
-        for name in ("lm_weight", "word_bonus", "unknown_penalty"):
+        for name in ("lm_weight", "prior_weight"):
+            if not getattr(self, name) >= 0:
+                raise DecodingError(f"{name} must be 0 or more, not {getattr(self, name)}")
+        if not all(map(math.isfinite, self.priors)):
+            raise DecodingError("priors must be numbers")
+        for name in ("lm_weight", "word_bonus", "unknown_penalty", "prior_weight"):
             if not math.isfinite(getattr(self, name)):
                 raise DecodingError(f"{name} must be a number, not {getattr(self, name)}")
 
@@ -146,8 +155,7 @@ class BeamDecoder:
         """Begin a search whose posteriors come in pieces. Raises DecodingError for hotwords as `decode`."""
         models = Models(self._trie, self._word_ids, self._arrays, self._graph(options.hotwords))
         begin_state = self._lm.begin_state if self._lm else 0
-        n_best = options.n_best
-        return BeamSearch(self, models, self._settings(options), begin_state, n_best)
+        return BeamSearch(self, models, self._settings(options), begin_state, options)
 
     def check_hotwords(self, options: BeamOptions) -> None:
         """Raise DecodingError if one of the hotwords cannot be said, before there is anything to decode."""
@@ -286,15 +294,26 @@ class BeamSearch:
     """A search under way, begun by `BeamDecoder.search`."""
 
     def __init__(
-        self, decoder: BeamDecoder, models: Models, settings: Settings, begin_state: int, n_best: int
+        self,
+        decoder: BeamDecoder,
+        models: Models,
+        settings: Settings,
+        begin_state: int,
+        options: BeamOptions,
     ) -> None:
-        self._decoder, self._models, self._settings, self._n_best = decoder, models, settings, n_best
+        self._decoder, self._models, self._settings = decoder, models, settings
+        self._n_best = options.n_best
+        self._discount = options.prior_weight * np.array(options.priors, dtype=np.float32)
+        if self._discount.any() and len(self._discount) != decoder.tokenizer.size:
+            raise DecodingError(f"{len(self._discount)} priors do not fit {decoder.tokenizer.size} tokens")
         self._prefixes, self._count, self._beam = search.start(begin_state)
         self._base = 0
 
     def advance(self, log_probs: np.ndarray) -> None:
         """Take in the next posteriors, `float[T, V]`. Raises DecodingError as `BeamDecoder.decode`."""
         check_posteriors(log_probs, self._decoder.tokenizer)
+        if self._discount.any():
+            log_probs = divide(log_probs, self._discount)
         frames = np.ascontiguousarray(log_probs, dtype=np.float32)
         self._prefixes, self._count, self._beam = search.advance(
             frames, self._prefixes, self._count, self._beam, self._models, self._settings
@@ -334,6 +353,14 @@ class BeamSearch:
     def _best_nodes(self) -> np.ndarray:
         nodes: np.ndarray = trace(self._prefixes, self._base, self._beam[0]["prefix"])
         return nodes
+
+
+def divide(log_probs: np.ndarray, discount: np.ndarray) -> np.ndarray:
+    """Log-probabilities `float[T, V]` less `float[V]`, each frame summing to one again."""
+    scaled = log_probs.astype(np.float32) - discount
+    scaled -= scaled.max(axis=1, keepdims=True)
+    scaled -= np.log(np.exp(scaled).sum(axis=1, keepdims=True))
+    return scaled
 
 
 def known_form(word: str, lexicon: Container[str]) -> str:

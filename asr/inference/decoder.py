@@ -120,6 +120,8 @@ def beam_options(folder: Path, config: BundleConfig) -> BeamOptions:
         value = settings.pop(key, 1.0)
         if type(value) not in (int, float) or not 0 < value < math.inf:
             raise BundleError(f"{folder}: decoding.{key} must be a number above 0; run asr tune again")
+    if isinstance(settings.get("priors"), list):  # JSON has no tuples
+        settings["priors"] = tuple(settings["priors"])
     known = {field.name for field in fields(BeamOptions)} - {"hotwords", "n_best"}
     if unknown := sorted(set(settings) - known):
         raise BundleError(

@@ -27,6 +27,7 @@ from asr.scoring.evaluate import read_all
 N_BEST = 30
 MOST_ROUNDS = 10
 STEPS = 21
+PRIOR_WEIGHTS = (0.0, 0.3, 0.6, 0.9)
 WIDTHS = (0.4, 2.0)
 """How far lm_weight and word_bonus may go from the best so far in one step."""
 
@@ -61,9 +62,11 @@ def tune(
 ) -> Tuning:
     """Search lm_weight and word_bonus for the fewest word errors, much as Och (2003) does.
 
-    Decode to n-best lists, find what would be best on all lists so far, and decode again with that. The lists
-    tell little of weights far from those that made them, so a step that fails halves the next ones' reach.
+    The weight of the priors is chosen before that. Decode to n-best lists, find what would be best on all
+    lists so far, and decode again with that. The lists tell little of weights far from those that made them,
+    so a step that fails halves the next ones' reach.
     """
+    options = weigh_priors(decoder, posteriors, references, options, threads)
     scorer = _Scorer(lm)
     spoken = [reference.split() for reference in references]
     lists: list[dict[str, _Row]] = [{} for _ in references]
@@ -88,6 +91,29 @@ def tune(
     found = replace(options, lm_weight=best[0], word_bonus=best[1], n_best=1)
     trials = tuple((*weights, errors) for weights, errors in tried.items())
     return Tuning(found, tried[best], sum(map(len, spoken)), trials)
+
+
+def weigh_priors(
+    decoder: BeamDecoder,
+    posteriors: Sequence[np.ndarray],
+    references: Sequence[str],
+    options: BeamOptions,
+    threads: int = 1,
+) -> BeamOptions:
+    """Take the mean posteriors for priors, and of PRIOR_WEIGHTS the one with the fewest word errors."""
+    frames = np.concatenate([np.exp(log_probs.astype(np.float64)) for log_probs in posteriors])
+    priors = tuple(np.log(np.maximum(frames.mean(axis=0), 1e-6)).round(4).tolist())
+    best, fewest = options, math.inf
+    for weight in PRIOR_WEIGHTS:
+        tried = replace(options, priors=priors, prior_weight=weight, n_best=1)
+        lists = decoder.decode_all(posteriors, tried, threads)
+        errors = sum(
+            Levenshtein.distance(reference.split(), hypotheses[0].text.split())
+            for reference, hypotheses in zip(references, lists, strict=True)
+        )
+        if errors < fewest:
+            best, fewest = tried, errors
+    return best
 
 
 def cross_tune(

@@ -134,6 +134,26 @@ def test_runs_of_blanks_change_only_the_acoustic_score() -> None:
     assert first.score == pytest.approx(second.score, abs=1e-5)
 
 
+@given(signals, st.floats(0.1, 2))
+@settings(max_examples=20, deadline=None)
+def test_posteriors_are_divided_by_the_priors(signal: tuple[int, int, float], weight: float) -> None:
+    seed, frames, sharpness = signal
+    log_probs = posteriors(seed, frames, LETTERS.size, sharpness)
+    priors = np.array([0.7, 0.1, 0.15, 0.05])
+    divided = np.exp(log_probs.astype(np.float64)) / priors**weight
+    divided = np.log(divided / divided.sum(axis=1, keepdims=True)).reshape(-1, LETTERS.size)
+    decoder = BeamDecoder(LETTERS)
+    options = BeamOptions(**WIDE, prior_weight=weight, priors=tuple(np.log(priors).tolist()))
+    expected = decoder.decode(np.minimum(divided, 0), BeamOptions(**WIDE))
+    assert by_words(decoder.decode(log_probs, options)) == pytest.approx(by_words(expected), abs=1e-4)
+
+
+def test_priors_of_another_model_are_refused() -> None:
+    options = BeamOptions(prior_weight=0.5, priors=(-0.1, -2.0))
+    with pytest.raises(DecodingError, match="2 priors do not fit 4 tokens"):
+        BeamDecoder(LETTERS).decode(posteriors(0, 3, LETTERS.size, 1.0), options)
+
+
 def test_no_frames_are_no_words() -> None:
     log_probs = np.zeros((0, LETTERS.size), np.float32)
     assert [h.text for h in BeamDecoder(LETTERS).decode(log_probs)] == [""]

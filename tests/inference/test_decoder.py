@@ -143,8 +143,9 @@ def development_set(tmp_path: Path) -> Path:
 
 
 def test_tuning_finds_weights_and_puts_all_into_the_bundle(
-    bundle: Path, lm: Path, development_set: Path
+    bundle: Path, lm: Path, development_set: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("asr.scoring.tune.PRIOR_WEIGHTS", (0.0,))  # which would do the rest's work here
     poor = BeamOptions(lm_weight=0.0, word_bonus=0.0, unknown_penalty=0.0)
     tuned = tune_bundle(bundle, [development_set], DecodingOptions(lm=lm, beam=poor), threads=2)
     first, *_ = tuned.tuning.trials
@@ -152,6 +153,7 @@ def test_tuning_finds_weights_and_puts_all_into_the_bundle(
     assert tuned.tuning.errors == min(errors for *_, errors in tuned.tuning.trials) < first[2]
     assert tuned.tuning.words == 29
     assert tuned.tuning.options.lm_weight > 0
+    assert np.exp(tuned.tuning.options.priors).sum() == pytest.approx(1, abs=1e-3)
     assert (bundle / LM).read_bytes() == lm.read_bytes()
     model = load_model(bundle)
     assert model.decoder.options == tuned.tuning.options
@@ -159,6 +161,13 @@ def test_tuning_finds_weights_and_puts_all_into_the_bundle(
     # Again, with what the bundle holds now: nothing better is found.
     again = tune_bundle(bundle, [development_set], DecodingOptions(), threads=1)
     assert again.tuning.errors <= tuned.tuning.errors
+
+
+def test_tuning_takes_priors_where_they_help(bundle: Path, lm: Path, development_set: Path) -> None:
+    poor = BeamOptions(lm_weight=0.0, word_bonus=0.0, unknown_penalty=0.0)
+    tuned = tune_bundle(bundle, [development_set], DecodingOptions(lm=lm, beam=poor), threads=2)
+    assert tuned.tuning.options.prior_weight > 0
+    assert load_model(bundle).decoder.options == tuned.tuning.options
 
 
 def test_cross_tuning_keeps_speakers_apart(

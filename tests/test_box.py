@@ -1,0 +1,51 @@
+"""The model that ships."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import asr
+from asr.cli import main
+from asr.inference.info import read_info
+from asr.model.bundle import BOX, LEXICON, LM, locate
+from asr.scoring.wer import score, total
+from tests.corpora import noise
+from tests.training.test_overfit import real_speech
+
+FOLDER = locate(BOX)
+LIMIT = 30_000_000
+"""Bytes."""
+
+
+def test_it_is_whole_and_small() -> None:
+    info = read_info(FOLDER)
+    assert sum(path.stat().st_size for path in FOLDER.iterdir()) <= LIMIT
+    assert {LM, LEXICON} <= info.files.keys()
+    assert info.lm_ngrams is not None and info.lexicon_words is not None
+    card = (FOLDER / "README.md").read_text(encoding="utf-8")
+    for said in ("CC BY 4.0", "Panayotov", "Carnegie Mellon", "accents", "noise", "WER"):
+        assert said in card
+
+
+def test_a_path_is_a_path() -> None:
+    assert locate("./box") == Path("box") and locate("elsewhere/box") == Path("elsewhere/box")
+
+
+def test_silence_and_noise_pass() -> None:
+    model = asr.load_model(threads=1)
+    assert model.transcribe(np.zeros(16_000, np.float32)).text == ""
+    assert isinstance(model.transcribe(noise(2.0, 0)).text, str)
+
+
+def test_it_is_what_commands_take(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info"]) == 0
+    assert str(FOLDER) in capsys.readouterr().out
+
+
+def test_it_knows_english(shared_data: Path) -> None:
+    model = asr.load_model(threads=1)
+    scores = [
+        score("", text, model.transcribe(a).text) for a, text in real_speech(shared_data / "dev-excerpt.tar")
+    ]
+    assert total(s.words for s in scores).rate < 0.5
