@@ -223,6 +223,7 @@ class BeamDecoder:
             separator=-1 if self.tokenizer.separator is None else self.tokenizer.separator,
             open_vocabulary=self._open,
             homophones=self._homophones,
+            recombine=options.n_best == 1,
         )
 
     def words(self, tokens: np.ndarray, entries: np.ndarray) -> tuple[SpeltWord, ...]:

@@ -62,6 +62,8 @@ class Settings(NamedTuple):
     open_vocabulary: bool
     homophones: int
     """most entries that end in one node of the trie"""
+    recombine: bool
+    """whether one best text is wanted, and no list"""
 
 
 @kernel

@@ -4,6 +4,10 @@ A prefix is a text so far, as a node of a tree: all alignments that collapse to 
 parts, those that end in a blank and those that end in its last token. Spaces at the begin, at the end
 and next to each other are one space, so that the sum is over all alignments which give the same words.
 All scores are natural logs.
+
+Where one text is wanted and no list, prefixes from which all goes on alike are recombined: one that is no
+better than another, whatever comes, is dropped, which leaves the beam to others. It stays as long as a longer
+prefix in the beam has something to get from it, or a shorter one more than a little to give.
 """
 
 from math import inf
@@ -29,12 +33,16 @@ from asr.decoding.prefixes import (
     Models,
     Settings,
     add_child,
+    has_child_in_beam,
 )
 from asr.decoding.trie import ROOT
 from asr.kernel import compiled, kernel
 from asr.lm.ngram import score_word
 from asr.lm.vocabulary import END
 from asr.text import BLANK
+
+NEGLIGIBLE = 3.0
+"""A shorter prefix that is less likely by this (natural log) gives little more to a longer one."""
 
 
 def start(begin_state: int) -> tuple[np.ndarray, int, np.ndarray]:
@@ -124,7 +132,9 @@ def _step(
     """The candidates become the beam, best first; returns how many prefixes there are now, and the beam."""
     order = np.argsort(-candidates["rank"], kind="mergesort")
     after = np.empty(len(candidates), dtype=HYPOTHESIS)
-    return _enter(candidates, order, prefixes, count, beam, after, models, settings), after
+    table = np.full(_table_size(len(candidates)) if settings.recombine else 0, -1, dtype=np.int32)
+    count, kept = _enter(candidates, order, prefixes, count, beam, after, table, models, settings)
+    return count, after[:kept]
 
 
 @kernel
@@ -135,9 +145,10 @@ def _enter(
     count: int,
     before: np.ndarray,
     after: np.ndarray,
+    table: np.ndarray,
     models: Models,
     settings: Settings,
-) -> int:
+) -> tuple[int, int]:
     for slot in range(len(before)):
         prefixes[before[slot].prefix].slot = -1
     for slot in range(len(after)):
@@ -150,7 +161,66 @@ def _enter(
         after[slot].blank = new.blank
         after[slot].label = new.label
         after[slot].total = new.total
-    return count
+    if len(table) == 0:
+        return count, len(after)
+    kept = 0
+    for slot in range(len(after)):
+        node = after[slot].prefix
+        after[kept] = after[slot]
+        if _is_dominated(after, kept, prefixes, table) and _stands_alone(after, slot, prefixes):
+            prefixes[node].slot = -1
+        else:
+            prefixes[node].slot = kept
+            kept += 1
+    return count, kept
+
+
+@kernel
+def _stands_alone(beam: np.ndarray, slot: int, prefixes: np.ndarray) -> bool:
+    """Whether little comes to a hypothesis from a shorter one, and nothing goes from it to a longer one."""
+    node = beam[slot].prefix
+    parent = prefixes[node].parent
+    if parent >= 0 and prefixes[parent].slot >= 0:
+        from_parent = beam[prefixes[parent].slot].total
+        if from_parent > beam[slot].total - NEGLIGIBLE:
+            return False
+    return not has_child_in_beam(prefixes, node)
+
+
+@kernel
+def _table_size(entries: int) -> int:
+    """A power of two that leaves room."""
+    size = 4
+    while size < 2 * entries:
+        size *= 2
+    return size
+
+
+@kernel
+def _is_dominated(beam: np.ndarray, slot: int, prefixes: np.ndarray, table: np.ndarray) -> bool:
+    """Whether an earlier hypothesis goes on as this one does, and is no worse whatever comes.
+
+    `table` holds, by a hash of what decides how they go on, the first slot of each kind.
+    """
+    hypothesis = beam[slot]
+    prefix = prefixes[hypothesis.prefix]
+    mixed = np.int64(prefix.place) * 73856093 ^ np.int64(prefix.lm_state) * 19349663
+    mixed ^= np.int64(prefix.token) * 83492791 ^ np.int64(prefix.hot_state) * 49979687
+    at = (mixed ^ (mixed >> 15)) & (len(table) - 1)
+    while table[at] >= 0:
+        other = beam[table[at]]
+        same = prefixes[other.prefix]
+        if (
+            same.place == prefix.place
+            and same.lm_state == prefix.lm_state
+            and same.token == prefix.token
+            and same.hot_state == prefix.hot_state
+        ):
+            ahead = same.score - prefix.score
+            return bool(other.blank + ahead >= hypothesis.blank and other.label + ahead >= hypothesis.label)
+        at = (at + 1) & (len(table) - 1)
+    table[at] = slot
+    return False
 
 
 @compiled

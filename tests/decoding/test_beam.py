@@ -1,5 +1,7 @@
 """Beam search against the definition, and its manners."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -74,6 +76,37 @@ def test_every_hypothesis_has_the_score_of_brute_force(
     expected = brute_force.decode(log_probs, tokenizer, lm, entries, options)
     assert by_words(found) == pytest.approx(expected, abs=1e-4)
     assert [h.score for h in found] == sorted((h.score for h in found), reverse=True)
+
+
+@given(signals, weights, st.booleans(), st.booleans(), st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_recombination_loses_no_best_text(
+    signal: tuple[int, int, float], lm_weight: float, with_lm: bool, with_lexicon: bool, with_hotwords: bool
+) -> None:
+    seed, frames, sharpness = signal
+    lm = brute_force.random_lm(WORDS, np.random.default_rng(seed)) if with_lm else None
+    decoder = BeamDecoder(LETTERS, lm, LETTER_LEXICON if with_lexicon else None)
+    hotwords = (Hotword("AB", 0.7), Hotword("A BB", 1.1)) if with_hotwords else ()
+    options = BeamOptions(**WIDE, lm_weight=lm_weight, word_bonus=0.3, hotwords=hotwords)
+    log_probs = posteriors(seed, 2 * frames, LETTERS.size, sharpness)
+    every = decoder.decode(log_probs, options)
+    best = decoder.decode(log_probs, replace(options, n_best=1))[0]
+    # Another spelling of the same words may be gone, and its share of the probability with it.
+    assert every[0].score - 0.7 <= best.score <= every[0].score + 1e-4
+    if not with_lexicon:
+        assert best.score == pytest.approx(every[0].score, abs=0.1)
+
+
+def test_recombination_leaves_room_in_the_beam() -> None:
+    lm = brute_force.random_lm(WORDS, np.random.default_rng(1))
+    decoder = BeamDecoder(LETTERS, lm, LETTER_LEXICON)
+    narrow = BeamOptions(**{**WIDE, "beam": 4, "n_best": 1}, lm_weight=1.0, word_bonus=0.3)
+    with_it = without = 0.0
+    for seed in range(40):
+        log_probs = posteriors(seed, 40, LETTERS.size, 1.0)
+        with_it += decoder.decode(log_probs, narrow)[0].score
+        without += decoder.decode(log_probs, replace(narrow, n_best=2))[0].score
+    assert with_it > without + 5
 
 
 @given(signals, st.booleans())
