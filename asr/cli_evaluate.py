@@ -31,7 +31,7 @@ def add_evaluate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "--details",
         type=Path,
         metavar="FILE",
-        help="write one JSON line an utterance; of each condition but clean beside it, as FILE.snr-20",
+        help="write one JSON line an utterance; of each condition but clean beside it (d.snr-20.jsonl)",
     )
     add_conditions(command)
     add_decoding(command)

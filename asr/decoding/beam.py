@@ -305,6 +305,8 @@ class BeamSearch:
         self._decoder, self._models, self._settings = decoder, models, settings
         self._n_best = options.n_best
         self._discount = options.prior_weight * np.array(options.priors, dtype=np.float32)
+        if options.prior_weight and not options.priors:
+            raise DecodingError("there are no priors to weigh; run asr tune first")
         if self._discount.any() and len(self._discount) != decoder.tokenizer.size:
             raise DecodingError(f"{len(self._discount)} priors do not fit {decoder.tokenizer.size} tokens")
         self._prefixes, self._count, self._beam = search.start(begin_state)

@@ -7,7 +7,8 @@ All scores are natural logs.
 
 Where one text is wanted and no list, prefixes from which all goes on alike are recombined: one that is no
 better than another, whatever comes, is dropped, which leaves the beam to others. It stays as long as a longer
-prefix in the beam has something to get from it, or a shorter one more than a little to give.
+prefix in the beam has something to get from it, or a shorter one more than a little to give. Spellings of
+one word are then not summed, but the best is taken.
 """
 
 from math import inf

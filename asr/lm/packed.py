@@ -23,6 +23,7 @@ LEVELS = 256
 _MAGIC = b"asr-lmz\n"
 _VERSION = 1
 _FIELDS = struct.Struct(f"<8sII{MAX_ORDER}Q")  # magic, version, order, counts
+_CHECKSUM = struct.Struct("<I")  # CRC-32 of the fields
 _SECTION = struct.Struct("<QI")  # bytes as they lie in the file, and their CRC-32
 
 
@@ -38,15 +39,16 @@ def load(path: Path) -> NgramLM:
         return NgramLM.load(path)
     try:
         return _unpack(path, content)
-    except (struct.error, zlib.error, ValueError, IndexError):
+    except (struct.error, zlib.error, ValueError, StopIteration):
         raise LanguageModelError(f"{path}: cut off or damaged; copy it again") from None
 
 
 def save(lm: NgramLM, path: Path) -> None:
-    """Write a model packed. What is loaded again is the model of `quantized`."""
+    """Write a model packed; it is loaded again with its weights rounded to LEVELS an order."""
     with atomic_write(path, "wb") as file:
         padded = (*lm.counts, *(0,) * (MAX_ORDER - len(lm.counts)))
-        file.write(_FIELDS.pack(_MAGIC, _VERSION, lm.order, *padded))
+        fields = _FIELDS.pack(_MAGIC, _VERSION, lm.order, *padded)
+        file.write(fields + _CHECKSUM.pack(zlib.crc32(fields)))
         for values in _sections(lm):
             deflated = zlib.compress(_planes(np.ascontiguousarray(values)), 9)
             file.write(_SECTION.pack(len(deflated), zlib.crc32(deflated)))
@@ -76,7 +78,9 @@ def _unpack(path: Path, content: bytes) -> NgramLM:
         raise LanguageModelError(
             f"{path}: version {version} of the format, this asr reads {_VERSION}; update asr or make it anew"
         )
-    sections = _read_sections(content, _FIELDS.size)
+    if _CHECKSUM.unpack_from(content, _FIELDS.size)[0] != zlib.crc32(content[: _FIELDS.size]):
+        raise ValueError("the header's checksum differs")
+    sections = _read_sections(content, _FIELDS.size + _CHECKSUM.size)
     text = next(sections).view(np.uint8).copy()
     lengths = _values(next(sections), np.uint32)
     vocabulary = Vocabulary(text, np.concatenate(([0], np.cumsum(lengths, dtype=np.int64))))
@@ -117,14 +121,21 @@ def _quantize(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     table = np.unique(values.astype(np.float32))
     if len(table) > LEVELS:
         rest = np.sort(values[values != 0].astype(np.float64))
-        means = [part.mean() for part in np.array_split(rest, LEVELS - 1)]
+        # Bins of one sign each, so that what is not 0 finds a level of its own sign.
+        negative = int(
+            np.clip(round((rest < 0).mean() * (LEVELS - 1)), (rest < 0).any(), LEVELS - 1 - (rest > 0).any())
+        )
+        sides = ((rest[rest < 0], negative), (rest[rest > 0], LEVELS - 1 - negative))
+        means = [
+            part.mean() for side, bins in sides if bins for part in np.array_split(side, bins) if len(part)
+        ]
         table = np.unique(np.array([0.0, *means], np.float32))
     middles = (table[1:].astype(np.float64) + table[:-1]) / 2
     codes = np.searchsorted(middles, values)
     # None but 0 itself may become 0, as a context with neither weight nor children is no state.
     zero = np.searchsorted(table, 0)
     stray = (values != 0) & (table[codes] == 0)
-    codes[stray] = np.clip(zero + np.sign(values[stray]), 0, len(table) - 1)
+    codes[stray] = zero + np.sign(values[stray])
     codes[values == 0] = zero
     used, codes = np.unique(codes, return_inverse=True)
     return table[used], codes.astype(np.uint8)

@@ -55,9 +55,13 @@ def compress_bundle(
             raise BundleError(f"{source / bundle.ONNX}: {error}") from None
         (work / bundle.ONNX).write_bytes(graph.SerializeToString())
         if with_torch:
-            (work / bundle.WEIGHTS).write_bytes(
-                _halved(bundle.read_model_file(source, config, bundle.WEIGHTS))
-            )
+            try:
+                halved = _halved(bundle.read_model_file(source, config, bundle.WEIGHTS))
+            except ValueError:
+                raise BundleError(
+                    f"{source / bundle.WEIGHTS}: a weight is beyond float16; leave out --with-torch"
+                ) from None
+            (work / bundle.WEIGHTS).write_bytes(halved)
         for name in (bundle.LM, bundle.LEXICON, bundle.CARD):
             if (source / name).exists():
                 shutil.copyfile(source / name, work / name)

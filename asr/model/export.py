@@ -76,7 +76,6 @@ def take_weights(model: AcousticModel, folder: Path) -> None:
 
     Raises BundleError where none has.
     """
-    folder = bundle.locate(str(folder))
     weights = load(bundle.read_model_file(folder, bundle.read_config(folder), bundle.WEIGHTS))
     own = model.state_dict()
     fitting = {k: v for k, v in weights.items() if k in own and own[k].shape == v.shape}

@@ -90,7 +90,9 @@ def tune(
         weights = _best_weights(lists, best, reach)
     found = replace(options, lm_weight=best[0], word_bonus=best[1], n_best=1)
     trials = tuple((*weights, errors) for weights, errors in tried.items())
-    return Tuning(found, tried[best], sum(map(len, spoken)), trials)
+    # The search for one text, which recombines, finds better ones than that for lists.
+    errors = count_errors(decoder, posteriors, references, found, threads)
+    return Tuning(found, errors, sum(map(len, spoken)), trials)
 
 
 def weigh_priors(
@@ -101,19 +103,31 @@ def weigh_priors(
     threads: int = 1,
 ) -> BeamOptions:
     """Take the mean posteriors for priors, and of PRIOR_WEIGHTS the one with the fewest word errors."""
-    frames = np.concatenate([np.exp(log_probs.astype(np.float64)) for log_probs in posteriors])
-    priors = tuple(np.log(np.maximum(frames.mean(axis=0), 1e-6)).round(4).tolist())
+    total = sum(np.exp(log_probs).sum(axis=0, dtype=np.float64) for log_probs in posteriors)
+    mean = total / max(1, sum(map(len, posteriors)))
+    priors = tuple(np.log(np.maximum(mean, 1e-6)).round(4).tolist())
     best, fewest = options, math.inf
     for weight in PRIOR_WEIGHTS:
         tried = replace(options, priors=priors, prior_weight=weight, n_best=1)
-        lists = decoder.decode_all(posteriors, tried, threads)
-        errors = sum(
-            Levenshtein.distance(reference.split(), hypotheses[0].text.split())
-            for reference, hypotheses in zip(references, lists, strict=True)
-        )
+        errors = count_errors(decoder, posteriors, references, tried, threads)
         if errors < fewest:
             best, fewest = tried, errors
     return best
+
+
+def count_errors(
+    decoder: BeamDecoder,
+    posteriors: Sequence[np.ndarray],
+    references: Sequence[str],
+    options: BeamOptions,
+    threads: int = 1,
+) -> int:
+    """Word errors of the best hypotheses."""
+    lists = decoder.decode_all(posteriors, options, threads)
+    return sum(
+        Levenshtein.distance(reference.split(), hypotheses[0].text.split())
+        for reference, hypotheses in zip(references, lists, strict=True)
+    )
 
 
 def cross_tune(
@@ -135,20 +149,17 @@ def cross_tune(
     halves: tuple[list[int], list[int]] = ([], [])
     for i, u in enumerate(utterances):
         halves[(u.speaker or u.id) in first].append(i)
-    errors = 0
+    errors, texts = 0, [u.text for u in utterances]
     for mine, other in (halves, halves[::-1]):
-        found = tune(
-            decoder, lm, [posteriors[i] for i in other], [utterances[i].text for i in other], options, threads
-        )
-        lists = decoder.decode_all([posteriors[i] for i in mine], found.options, threads)
-        for i, hypotheses in zip(mine, lists, strict=True):
-            errors += Levenshtein.distance(utterances[i].text.split(), hypotheses[0].text.split())
+        found = tune(decoder, lm, [posteriors[i] for i in other], [texts[i] for i in other], options, threads)
+        mine_posteriors, mine_texts = [posteriors[i] for i in mine], [texts[i] for i in mine]
+        errors += count_errors(decoder, mine_posteriors, mine_texts, found.options, threads)
     return errors
 
 
 @dataclass(frozen=True)
 class TunedBundle:
-    """What `tune_bundle` wrote; the WER with weights tuned on other speakers (see `cross_tune`); how good the
+    """What `tune_bundle` wrote; the errors with weights tuned on other speakers (`cross_tune`); how good the
     confidences are, None where they cannot be fitted."""
 
     tuning: Tuning

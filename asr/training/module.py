@@ -1,7 +1,6 @@
 """CTC training as a LightningModule."""
 
 import math
-from pathlib import Path
 from typing import Any
 
 import jiwer
@@ -15,6 +14,7 @@ from asr.decoding.greedy import greedy
 from asr.errors import TrainingError
 from asr.features.logmel import LogMelConfig
 from asr.model.acoustic import AcousticModel, Architecture
+from asr.model.bundle import locate
 from asr.model.export import take_weights
 from asr.model.recurrent import Cell
 from asr.text import BLANK, ENGLISH, Tokenizer
@@ -43,7 +43,8 @@ class CTCModule(pl.LightningModule):
         tempo: Training utterances are played at up to this share faster or slower, drawn anew each time.
         consistency: Weight of consistency regularisation between two views of each utterance, differently
             masked (CR-CTC, arXiv 2410.05101); 0 for none, 0.2 in the paper.
-        init: A model bundle to start from: weights that have the same name and shape there are taken.
+        init: A model bundle to start from, box for the one that ships: weights that have the same name and
+            shape there are taken.
         units: What the model emits, taken from the data's.
         seed: Decides dropout and masks, taken from seed_everything.
     """
@@ -63,7 +64,7 @@ class CTCModule(pl.LightningModule):
         noise: NoiseConfig = NoiseConfig(),  # noqa: B008 - frozen
         tempo: float = 0.0,
         consistency: float = 0.0,
-        init: Path | None = None,
+        init: str | None = None,
         units: str | list[str] = ENGLISH,
         seed: int = 0,
     ) -> None:
@@ -74,7 +75,7 @@ class CTCModule(pl.LightningModule):
             Architecture(self.tokenizer.size, cell, layers, hidden, bidirectional, dropout, log_mel.mels)
         )
         if init is not None:
-            take_weights(self.model, init)
+            take_weights(self.model, locate(init))
         self.spec_augment = SpecAugment(spec_augment)
         self.noise = AdditiveNoise(noise, log_mel) if noise.share else None
         self.learning_rate = learning_rate
@@ -124,7 +125,9 @@ class CTCModule(pl.LightningModule):
             batch = batch._replace(features=features, lengths=lengths)
         if self.consistency:
             batch = twice(batch)
-        features = self.noise(batch.features, batch.lengths) if self.noise else batch.features
+        features = batch.features
+        if self.noise:
+            features = self.noise(features, batch.lengths, views=2 if self.consistency else 1)
         losses, log_probs, lengths = self.losses(batch, self.spec_augment(features, self.model.mean))
         self._ids, self._losses = batch.ids, losses
         tokens = mean_over_ranks(batch.target_lengths.sum().float())

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from asr.errors import TrainingError
 from asr.features.logmel import LogMel, LogMelConfig
 from asr.model.subsampling import padding_mask
 
@@ -33,6 +34,13 @@ class NoiseConfig:
     highest_snr: float = 30.0
     babble: float = 0.25
 
+    def __post_init__(self) -> None:
+        for name in ("share", "babble"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise TrainingError(f"model.noise.{name}: must be from 0 to 1, not {getattr(self, name)}")
+        if not -100 <= self.lowest_snr <= self.highest_snr <= 100:
+            raise TrainingError("model.noise: lowest_snr must be no more than highest_snr, both in dB")
+
 
 class AdditiveNoise(nn.Module):
     """Adds noise to raw log-mel features `[B, T, F]` of `int64[B]` lengths.
@@ -49,12 +57,13 @@ class AdditiveNoise(nn.Module):
         self.config = config
         self.register_buffer("bank", noise_bank(log_mel), persistent=False)
 
-    def forward(self, features: Tensor, lengths: Tensor) -> Tensor:
+    def forward(self, features: Tensor, lengths: Tensor, views: int = 1) -> Tensor:
+        """The batch holds `views` copies of each utterance, all first ones first."""
         c = self.config
         count, frames, _ = features.shape
         noise = self._stationary(count, frames)
         draw = torch.rand(3, count, device=features.device)
-        noise = torch.where(draw[0, :, None, None] < c.babble, _babble(features, lengths), noise)
+        noise = torch.where(draw[0, :, None, None] < c.babble, _babble(features, lengths, views), noise)
         snr = c.lowest_snr + (c.highest_snr - c.lowest_snr) * draw[1]
         gain = level(features, lengths) - level(noise, lengths) - snr * math.log(10) / 10
         mixed = torch.logaddexp(features.float(), noise + gain[:, None, None])
@@ -76,11 +85,12 @@ def level(features: Tensor, lengths: Tensor) -> Tensor:
     return torch.logsumexp(energy, dim=1) - lengths.log()
 
 
-def _babble(features: Tensor, lengths: Tensor) -> Tensor:
+def _babble(features: Tensor, lengths: Tensor, views: int) -> Tensor:
     """Other utterances of the batch, one on top of the other, each repeated to the batch's length."""
     count, frames, _ = features.shape
-    others = 1 + torch.randint(max(1, count - 1), (_VOICES, count), device=features.device)
-    voices = (torch.arange(count, device=features.device) + others) % count
+    utterances = count // views
+    others = 1 + torch.randint(max(1, utterances - 1), (_VOICES, count), device=features.device)
+    voices = (torch.arange(count, device=features.device) + others) % utterances
     total = torch.full_like(features, -math.inf, dtype=torch.float32)
     for voice in voices:
         places = torch.arange(frames, device=features.device) % lengths[voice, None]

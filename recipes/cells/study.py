@@ -87,8 +87,8 @@ def perform(works: list[Run], options: argparse.Namespace) -> list[Result]:
 
 def best_rates(results: list[Result]) -> dict[Cell, float]:
     """For each cell the learning rate that led to the lowest validation loss."""
-    ascending = sorted(results, key=lambda result: min(result.losses), reverse=True)
-    return {result.run.cell: result.run.rate for result in ascending}
+    best_last = sorted(results, key=lambda result: min(result.losses), reverse=True)
+    return {result.run.cell: result.run.rate for result in best_last}
 
 
 def matched_widths(hidden: int, layers: int) -> dict[Cell, int]:

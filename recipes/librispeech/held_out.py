@@ -4,7 +4,8 @@
         --train data/librispeech/train-clean-5 --text lm-text.txt [--write clean.txt]
 
 Speakers, utterance ids and texts of the training manifests, and sequences of eight words of the language
-model's text, whether or not a line ends within them. `--write` writes the text without the lines that share
+model's text, in upper or lower case, whether or not a line ends within them. The text must be without
+punctuation, as a language model's is. `--write` writes the text without the lines that share
 one; exits with 1 where anything else is shared.
 """
 
@@ -57,8 +58,10 @@ def check(arguments: argparse.Namespace) -> int:
     print(f"held out: {len(held_out)} utterances, training: {len(train)}")
     for name, common in found.items():
         print(f"{name} in common: {len(common)}", *sorted(map(str, common))[:5], sep="  ")
+    if any(found.values()):
+        return 1
     lines = _check_text(held_out, arguments.text, arguments.write) if arguments.text else 0
-    return int(any(found.values()) or bool(lines and not arguments.write))
+    return int(lines > 0 and not arguments.write)
 
 
 def _utterances(folders: Sequence[Path]) -> list[Utterance]:
@@ -89,7 +92,7 @@ def _check_text(held_out: Sequence[Utterance], text: Path, clean: Path | None) -
                     dropped.append(line)
                 else:
                     yield line + "\n"
-            before = [word for line in block[-LENGTH:] for word in line.split()][-(LENGTH - 1) :]
+            before = [*before, *(word for line in block for word in line.split())][-(LENGTH - 1) :]
 
     if clean:
         with atomic_write(clean) as file:
@@ -114,7 +117,7 @@ class Sequences:
     _FACTORS = np.cumprod(np.full(LENGTH, 0x9E3779B97F4A7C15, np.uint64))
 
     def __init__(self, texts: Iterable[str]) -> None:
-        words = [text.split() for text in texts]
+        words = [text.upper().split() for text in texts]
         self._ids = {word: i for i, word in enumerate({w for text in words for w in text}, start=1)}
         # One after the other, as the utterances of a chapter are: a book runs on where an utterance ends.
         hashes, whole = self._hashes([word for text in words for word in text])
@@ -132,7 +135,7 @@ class Sequences:
 
     def _hashes(self, words: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """A hash of the sequence from each word on, and whether all of its words are known."""
-        ids = np.fromiter((self._ids.get(word, 0) for word in words), np.uint64, len(words))
+        ids = np.fromiter((self._ids.get(word.upper(), 0) for word in words), np.uint64, len(words))
         count = max(0, len(ids) - LENGTH + 1)
         hashes, whole = np.zeros(count, np.uint64), np.ones(count, np.bool_)
         for i, factor in enumerate(self._FACTORS):

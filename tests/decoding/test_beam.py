@@ -95,6 +95,8 @@ def test_recombination_loses_no_best_text(
     assert every[0].score - 0.7 <= best.score <= every[0].score + 1e-4
     if not with_lexicon:
         assert best.score == pytest.approx(every[0].score, abs=0.1)
+    near = {h.text for h in every if h.score > every[0].score - (0.7 if with_lexicon else 0.1)}
+    assert best.text in near
 
 
 def test_recombination_leaves_room_in_the_beam() -> None:
@@ -185,6 +187,8 @@ def test_priors_of_another_model_are_refused() -> None:
     options = BeamOptions(prior_weight=0.5, priors=(-0.1, -2.0))
     with pytest.raises(DecodingError, match="2 priors do not fit 4 tokens"):
         BeamDecoder(LETTERS).decode(posteriors(0, 3, LETTERS.size, 1.0), options)
+    with pytest.raises(DecodingError, match="there are no priors to weigh; run asr tune first"):
+        BeamDecoder(LETTERS).search(BeamOptions(prior_weight=0.5))
 
 
 def test_no_frames_are_no_words() -> None:

@@ -150,7 +150,7 @@ def test_tuning_finds_weights_and_puts_all_into_the_bundle(
     tuned = tune_bundle(bundle, [development_set], DecodingOptions(lm=lm, beam=poor), threads=2)
     first, *_ = tuned.tuning.trials
     assert first[:2] == (0.0, 0.0)
-    assert tuned.tuning.errors == min(errors for *_, errors in tuned.tuning.trials) < first[2]
+    assert tuned.tuning.errors <= min(errors for *_, errors in tuned.tuning.trials) < first[2]
     assert tuned.tuning.words == 29
     assert tuned.tuning.options.lm_weight > 0
     assert np.exp(tuned.tuning.options.priors).sum() == pytest.approx(1, abs=1e-3)

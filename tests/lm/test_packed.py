@@ -67,6 +67,13 @@ def test_levels(values: np.ndarray) -> None:
         assert np.array_equal(table[codes], values)
 
 
+def test_a_lonely_sign_keeps_it() -> None:
+    values = np.append(-np.random.default_rng(0).random(5000), 0.001).astype(np.float32)
+    for signed in (values, -values):
+        table, codes = packed._quantize(signed)
+        assert np.array_equal(np.sign(table[codes]), np.sign(signed))
+
+
 def test_many_values_go_to_a_near_level() -> None:
     values = np.random.default_rng(0).normal(-3, 1, 100_000).astype(np.float32)
     table, codes = packed._quantize(values)
@@ -82,13 +89,24 @@ def test_gaps(contexts: list[list[int]]) -> None:
     assert np.array_equal(packed._words(packed._gaps(words, children), children), words)
 
 
-@pytest.mark.parametrize("damage", ["cut", "flipped", "header", "version"])
+@pytest.mark.parametrize("place", range(12, 60))
+def test_each_byte_of_the_header_counts(file: Path, tmp_path: Path, place: int) -> None:
+    content = bytearray(file.read_bytes())
+    content[place] ^= 1
+    (tmp_path / "lm.bin").write_bytes(content)
+    with pytest.raises(LanguageModelError, match="cut off or damaged"):
+        load(tmp_path / "lm.bin")
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "header", "version", "sections"])
 def test_damage_is_told(file: Path, tmp_path: Path, damage: str) -> None:
     content = bytearray(file.read_bytes())
     if damage == "cut":
         content = content[: len(content) // 2]
     elif damage == "flipped":
         content[len(content) // 2] ^= 1
+    elif damage == "sections":
+        content = content[:60]  # between two
     elif damage == "header":
         content = content[:20]
     else:

@@ -34,7 +34,8 @@ def test_nothing_is_shared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
 
 def test_speakers_and_ids_and_texts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train = folder(tmp_path / "train", "9", f"HE SAID {SAID}")
-    assert check(tmp_path, train, ["A B C"]) == 1
+    assert check(tmp_path, train, ["A B C"], "--write", str(tmp_path / "clean")) == 1
+    assert not (tmp_path / "clean").exists()
     out = capsys.readouterr().out
     assert "speakers in common: 1  9" in out and "utterance ids in common: 1  9-0" in out
     assert "words in the training texts in common: 1  HE SAID IT WAS" in out
@@ -55,7 +56,7 @@ def test_lines_that_share_words_are_left_out(tmp_path: Path, capsys: pytest.Capt
 
 def test_utterances_run_on(tmp_path: Path) -> None:
     train = folder(tmp_path / "train", "1", "HELLO")
-    assert check(tmp_path, train, ["THE WORST OF TIMES AND SO ON AND"]) == 1
+    assert check(tmp_path, train, ["the worst of times and so on and"]) == 1
 
 
 def test_what_is_missing_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from asr.errors import TrainingError
 from asr.features.logmel import LogMel, LogMelConfig
 from asr.training.noise import COLOURS, AdditiveNoise, NoiseConfig, level, noise_bank
 
@@ -73,6 +74,24 @@ def test_the_bank_has_its_colours() -> None:
     for colour, row in zip(COLOURS, flat, strict=True):
         slope = (row[60] - row[20]) / (hertz[60] / hertz[20]).log()
         assert float(slope) == pytest.approx(-colour, abs=0.15)
+
+
+def test_no_view_babbles_with_another_of_its_utterance() -> None:
+    # Each utterance has all of its energy in a band of its own.
+    features = torch.full((6, 50, 80), -11.0)
+    for i in range(6):
+        features[i, :, i % 3] = 5.0
+    lengths = torch.full((6,), 50)
+    torch.manual_seed(0)
+    noisy = AdditiveNoise(NoiseConfig(1.0, 0.0, 0.0, babble=1.0), CONFIG)(features, lengths, views=2)
+    for i in range(6):
+        assert noisy[i, :, i % 3].max() < 5.01  # nothing was added there
+
+
+@pytest.mark.parametrize("setting", [{"share": 25.0}, {"babble": -1.0}, {"lowest_snr": 40.0}])
+def test_impossible_settings_are_named(setting: dict[str, float]) -> None:
+    with pytest.raises(TrainingError, match=r"^model\.noise"):
+        NoiseConfig(**setting)
 
 
 def test_an_utterance_alone_babbles_with_itself() -> None:
