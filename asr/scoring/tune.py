@@ -192,8 +192,9 @@ def tune_bundle(
     fit = _fit(decoder, posteriors, utterances, threads)
     if fit is not None:
         settings[TEMPERATURE] = round(fit.temperature, 4)
-    decoder.beam = None
-    greedy_fit = _fit(decoder, posteriors, utterances, threads)
+    decoder.beam, greedy_fit = None, None
+    if decoder.tokenizer.separator is not None:  # of phones, greedy decoding makes no words
+        greedy_fit = _fit(decoder, posteriors, utterances, threads)
     if greedy_fit is not None:
         settings[GREEDY_TEMPERATURE] = round(greedy_fit.temperature, 4)
     for source, name in ((decoding.lm, LM), (decoding.lexicon, LEXICON)):
