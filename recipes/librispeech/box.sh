@@ -22,7 +22,7 @@ mkdir -p "$out"
 # shellcheck disable=SC2086  # several flags
 [ -e "$out/bundle" ] || asr train "$here/box.yaml" --resume=auto --trainer.default_root_dir="$out" \
     --data.train="[$train]" --data.validation="[$dev]" --data.lexicon="$out/train-lexicon.txt" ${TRAIN_FLAGS:-}
-asr tune "$out/bundle" "$dev" --lm "$out/lm.bin" --lexicon "$out/lexicon.txt"
+asr tune "$out/bundle" "$dev" --lm "$out/lm.bin" --lexicon "$out/lexicon.txt" --beam 100
 cp "$here/box.md" "$out/bundle/README.md"
 asr export "$out/bundle" --weights int8 --with-torch --out asr/box --manifest "$dev"
 asr evaluate box "$dev"
