@@ -1,7 +1,6 @@
 """Word error rates of a torch model on clean, noisy and fast speech, by greedy decoding."""
 
 import zlib
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,19 +13,13 @@ from asr.features.logmel import LogMel
 from asr.manifest import Utterance
 from asr.model.acoustic import AcousticModel
 from asr.scoring import wer
+from asr.scoring.conditions import Condition
+from asr.scoring.noise import mix
 from asr.text import Tokenizer
 from asr.training.augment import change_tempo
 
 Speech = list[tuple[Utterance, np.ndarray]]
 """Utterances and their samples, `float32[N]` at 16 kHz."""
-
-
-@dataclass(frozen=True)
-class Condition:
-    """White noise at `snr` dB below the utterance's mean power (None for none); `tempo` times as fast."""
-
-    snr: float | None = None
-    tempo: float = 1.0
 
 
 CONDITIONS = {
@@ -46,10 +39,8 @@ def read_speech(folder: Path) -> Speech:
 
 def add_noise(samples: np.ndarray, snr: float, name: str) -> np.ndarray:
     """White noise that depends on the utterance's name alone, so that all models hear the same."""
-    noise = np.random.default_rng(zlib.crc32(name.encode())).standard_normal(len(samples))
-    power = np.square(samples, dtype=np.float64).mean() / 10 ** (snr / 10)
-    noisy: np.ndarray = samples + np.sqrt(power) * noise
-    return noisy.astype(np.float32)
+    random = np.random.default_rng(zlib.crc32(name.encode()))
+    return mix(samples, random.standard_normal(len(samples), dtype=np.float32), snr, name)
 
 
 def features(name: str, samples: np.ndarray, condition: Condition) -> tuple[Tensor, Tensor]:
@@ -57,7 +48,7 @@ def features(name: str, samples: np.ndarray, condition: Condition) -> tuple[Tens
     if condition.snr is not None:
         samples = add_noise(samples, condition.snr, name)
     mel, lengths = LogMel()(torch.from_numpy(samples)[None], torch.tensor([len(samples)]))
-    if condition.tempo != 1.0:
+    if condition.tempo != 1.0:  # of features, which takes no PyAV, unlike asr.scoring.tempo
         factor = torch.tensor([condition.tempo])
         mel, lengths = change_tempo(mel, lengths, factor, condition.tempo)
     return mel, lengths
