@@ -43,6 +43,15 @@ def test_it_is_what_commands_take(capsys: pytest.CaptureFixture[str]) -> None:
     assert str(FOLDER) in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("command", [["tune", "box", "dev"], ["export", "box", "--weights", "int8"]])
+def test_it_stays_as_it_is(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)  # where no folder has that name
+    assert main(command) == 1
+    assert capsys.readouterr().err.startswith("asr: box: ships with asr and stays as it is; copy ")
+
+
 def test_it_knows_english(shared_data: Path) -> None:
     model = asr.load_model(threads=1)
     scores = [

@@ -64,6 +64,10 @@ def read_config(folder: Path) -> BundleConfig:
     """Read and check config.json. Raises BundleError where it is missing, damaged, foreign or too new."""
     path = folder / CONFIG
     if not folder.is_dir():
+        if str(folder) == BOX:
+            raise BundleError(
+                f"{BOX}: ships with asr and stays as it is; copy {locate(BOX)} and name the copy"
+            )
         reason = "a file, not the folder of a model bundle" if folder.exists() else "no such folder"
         raise BundleError(f"{folder}: {reason}; give the folder that `asr train` wrote")
     try:
