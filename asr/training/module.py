@@ -20,6 +20,7 @@ from asr.model.recurrent import Cell
 from asr.text import BLANK, ENGLISH, Tokenizer
 from asr.training.augment import SpecAugment, SpecAugmentConfig, change_tempo, tempo_factors
 from asr.training.consistency import divergence, twice
+from asr.training.crf import log_prior, log_total, trigrams
 from asr.training.data import Batch, SpeechData, name_some
 from asr.training.finite import SkippedSteps, skip_unless_finite
 from asr.training.noise import AdditiveNoise, NoiseConfig
@@ -43,11 +44,15 @@ class CTCModule(pl.LightningModule):
         tempo: Training utterances are played at up to this share faster or slower, drawn anew each time.
         consistency: Weight of consistency regularisation between two views of each utterance, differently
             masked (CR-CTC, arXiv 2410.05101); 0 for none, 0.2 in the paper.
+        crf: Weight of CTC-CRF's normalisation over whole sequences, with trigrams of the training data's
+            tokens: 0 for plain CTC, 1 for the CRF (lattice-free MMI) alone.
         init: A model bundle to start from, box for the one that ships: weights that have the same name and
             shape there are taken.
         units: What the model emits, taken from the data's.
         seed: Decides dropout and masks, taken from seed_everything.
     """
+
+    trigrams: Tensor
 
     def __init__(
         self,
@@ -64,6 +69,7 @@ class CTCModule(pl.LightningModule):
         noise: NoiseConfig = NoiseConfig(),  # noqa: B008 - frozen
         tempo: float = 0.0,
         consistency: float = 0.0,
+        crf: float = 0.0,
         init: str | None = None,
         units: str | list[str] = ENGLISH,
         seed: int = 0,
@@ -78,12 +84,15 @@ class CTCModule(pl.LightningModule):
             take_weights(self.model, locate(init))
         self.spec_augment = SpecAugment(spec_augment)
         self.noise = AdditiveNoise(noise, log_mel) if noise.share else None
+        if crf:  # made here, for what copies the module before the data are there
+            self.register_buffer("trigrams", trigrams([], self.tokenizer.size), persistent=False)
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
         self.warmup_steps = warmup_steps
         self.final_share = final_share
         self.tempo = tempo
         self.consistency = consistency
+        self.crf = crf
         self.seed = seed
         self._skipped = SkippedSteps()
 
@@ -93,6 +102,9 @@ class CTCModule(pl.LightningModule):
         mean, std = data.train_set.statistics()
         self.model.mean.copy_(torch.from_numpy(mean))
         self.model.std.copy_(torch.from_numpy(std))
+        if self.crf:
+            texts = {item.entry.id: item.tokens for item in data.train_set.items}  # once, whatever the speeds
+            self.trigrams.copy_(trigrams(texts.values(), self.tokenizer.size))
 
     def configure_optimizers(self) -> Any:
         """AdamW; a linear warm-up, then half a cosine down to `final_share` of the peak."""
@@ -111,9 +123,13 @@ class CTCModule(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def losses(self, batch: Batch, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """CTC loss of each utterance in nats `[B]` (float32), log-probabilities and their lengths."""
+        """Loss of each utterance in nats `[B]` (float32), log-probabilities and their lengths."""
         log_probs, lengths = self.model(features, batch.lengths)
-        return ctc_losses(batch, log_probs, lengths), log_probs, lengths
+        losses = ctc_losses(batch, log_probs, lengths)
+        if self.crf:
+            prior = log_prior(self.trigrams, batch.targets, batch.target_lengths)
+            losses = losses + self.crf * (log_total(log_probs, lengths, self.trigrams) - prior)
+        return losses, log_probs, lengths
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss in nats a token. A step that is not finite is skipped; after three the run stops."""

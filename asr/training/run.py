@@ -15,6 +15,7 @@ import torch
 from pytorch_lightning.callbacks import EMAWeightAveraging, ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+from pytorch_lightning.utilities import rank_zero_warn
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from asr.errors import TrainingError, TrainingStoppedError
@@ -63,8 +64,27 @@ class TrainCLI(LightningCLI):
             CSVLogger(root, "logs", flush_logs_every_n_steps=1),
             TensorBoardLogger(root, "tensorboard"),
         ]
-        plugins = [*_as_list(self.config_init["trainer"]["plugins"]), WholeCheckpoints()]
+        settings = self.config_init["trainer"]
+        plugins = [*_as_list(settings["plugins"]), WholeCheckpoints()]
+        if (
+            on_cpu(settings["accelerator"])
+            and "bf16" in str(settings["precision"])
+            and not cpu_has_bfloat16()
+        ):
+            rank_zero_warn("this CPU has no bfloat16 arithmetic, so that training is in float32")
+            kwargs["precision"] = "32-true"
         return super().instantiate_trainer(logger=loggers, plugins=plugins, **kwargs)
+
+
+def on_cpu(accelerator: str) -> bool:
+    """Whether the trainer's setting leads to the CPU."""
+    return accelerator == "cpu" or (accelerator == "auto" and not torch.accelerator.is_available())
+
+
+def cpu_has_bfloat16() -> bool:
+    """Else it is emulated, at a small part of float32's speed."""
+    available = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return bool(available and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def train(arguments: Sequence[str], resume: bool | None = False) -> Path | None:

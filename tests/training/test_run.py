@@ -94,6 +94,16 @@ def test_resident_features_train_the_same(tmp_path: Path, corpus: Path, never_ki
     assert all(torch.equal(value, actual[name]) for name, value in expected.items())
 
 
+def test_without_bfloat16_a_cpu_trains_in_float32_and_says_so(
+    tmp_path: Path, corpus: Path, never_killed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("asr.training.run.cpu_has_bfloat16", lambda: False)
+    with pytest.warns(UserWarning, match="this CPU has no bfloat16"):
+        start(write_recipe(tmp_path, corpus), "--trainer.precision=bf16-mixed")
+    expected, actual = weights(never_killed), weights(tmp_path / "exp")
+    assert all(torch.equal(value, actual[name]) for name, value in expected.items())
+
+
 def test_a_model_of_phones_learns_spellings_and_starts_from_one_of_characters(
     tmp_path: Path, corpus: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -107,6 +117,7 @@ def test_a_model_of_phones_learns_spellings_and_starts_from_one_of_characters(
         "--data.units=[B, IY, S, OW, T, IH, N]",
         f"--model.init={first}",
         "--model.consistency=0.2",
+        "--model.crf=0.9",
         "--model.tempo=0.1",
         "--model.noise.share=0.5",
     )

@@ -1,0 +1,147 @@
+"""CTC-CRF: CTC normalised over whole token sequences instead of frame by frame.
+
+Xiang & Ou, 2019 (ICASSP, "CRF-based single-stage acoustic modeling with CTC topology"); it is lattice-free
+MMI (Povey et al., 2016) with CTC's topology. With CTC's P(w | x) and a trigram model P(w) of tokens,
+
+    -log p(w | x) = -log [P(w | x) P(w)] + log sum_v [P(v | x) P(v)],
+
+so that the model learns to tell the tokens from what else the trigrams would allow, and what is trained fits
+decoding with a language model.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from asr.errors import TrainingError
+from asr.model.subsampling import padding_mask
+from asr.text import BLANK
+
+MOST_TOKENS = 128
+"""All trigrams are held, 4 bytes each."""
+
+
+def trigrams(sequences: Iterable[Sequence[int]], size: int) -> Tensor:
+    """P(c | a, b) at `[a, b, c]` of token sequences, `float32[size, size, size]`; the blank stands for the
+    begin and the end of a sequence. Smoothed after Witten and Bell (1991), so that none is 0.
+
+    Raises TrainingError if there are too many tokens to hold.
+    """
+    if size > MOST_TOKENS:
+        raise TrainingError(f"model.crf: {size} tokens, {MOST_TOKENS} is the limit; set model.crf to 0")
+    ends = torch.tensor([BLANK])
+    counts = torch.zeros(size**3, dtype=torch.float64)
+    for sequence in sequences:
+        tokens = torch.cat([ends, ends, torch.tensor(sequence, dtype=torch.long), ends])
+        codes = (tokens[:-2] * size + tokens[1:-1]) * size + tokens[2:]
+        counts += torch.bincount(codes, minlength=size**3)
+    three = counts.view(size, size, size)
+    two = three.sum(0)
+    one = (two.sum(0) + 1) / (two.sum() + size)
+    return _interpolated(three, _interpolated(two, one)).float()
+
+
+def _interpolated(counts: Tensor, shorter: Tensor) -> Tensor:
+    """As much weight for the shorter history as there are kinds of tokens after the longer one."""
+    kinds = (counts > 0).sum(-1, keepdim=True).clamp(min=1)
+    return (counts + kinds * shorter) / (counts.sum(-1, keepdim=True) + kinds)
+
+
+def log_prior(trigrams: Tensor, targets: Tensor, target_lengths: Tensor) -> Tensor:
+    """log P(w) of tokens `int64[B, L]` of the given lengths, `float32[B]`."""
+    ends = targets.new_full((len(targets), 1), BLANK)
+    valid = padding_mask(target_lengths, targets.shape[1])
+    tokens = torch.cat([ends, ends, targets * valid, ends], dim=1)
+    log_probs = trigrams[tokens[:, :-2], tokens[:, 1:-1], tokens[:, 2:]].log()
+    return (log_probs * padding_mask(target_lengths + 1, log_probs.shape[1])).sum(1)
+
+
+def log_total(log_probs: Tensor, lengths: Tensor, trigrams: Tensor) -> Tensor:
+    """log sum_v [P(v | x) P(v)] over all token sequences v of each utterance, `float32[B]`.
+
+    `float32[B, T, V]` log-probabilities of CTC, their lengths, and P(c | a, b).
+    """
+    with torch.autocast(log_probs.device.type, enabled=False):
+        total: Tensor = _LogTotal.apply(log_probs.float(), lengths, trigrams)  # type: ignore[no-untyped-call]
+    return total
+
+
+class _Chain:
+    """One frame of the forward and of the backward recursion.
+
+    A state is the last two tokens, a and then b, and whether the frame was a blank: `token` and `blank` are
+    `[b, B, a]`. The product over histories is then one batched product of matrices.
+    """
+
+    def __init__(self, trigrams: Tensor) -> None:
+        by_last = trigrams.transpose(0, 1)  # [b, a, c]
+        self.end = by_last[:, :, BLANK].unsqueeze(1)
+        self.other = by_last.clone()
+        self.other[:, :, BLANK] = 0
+        self.again = self.other.diagonal(dim1=0, dim2=2).T.unsqueeze(1).clone()  # P(b | a, b): after a blank
+        self.other.diagonal(dim1=0, dim2=2).zero_()
+        self.back = self.other.transpose(1, 2).contiguous()
+
+    def begin(self, utterances: int) -> tuple[Tensor, Tensor]:
+        blank = self.end.new_zeros(len(self.end), utterances, len(self.end))
+        token = torch.zeros_like(blank)
+        blank[BLANK, :, BLANK] = 1
+        return token, blank
+
+    def forward(self, token: Tensor, blank: Tensor, probs: Tensor) -> tuple[Tensor, Tensor]:
+        """Read a frame of `probs` `[V, B, 1]`."""
+        both = token + blank
+        moved = torch.bmm(both, self.other)  # [b, B, c]
+        moved.diagonal(dim1=0, dim2=2).add_((blank * self.again).sum(2).T)
+        return probs * (token + moved.transpose(0, 2)), probs[BLANK] * both
+
+    def backward(self, token: Tensor, blank: Tensor, probs: Tensor) -> tuple[Tensor, Tensor]:
+        """The weights of what follows, before the frame of `probs`."""
+        stays, blank = probs * token, probs[BLANK] * blank
+        moved = stays.transpose(0, 2).contiguous()  # [b, B, c]
+        both = torch.bmm(moved, self.back) + blank
+        return stays + both, both + moved.diagonal(dim1=0, dim2=2).T.unsqueeze(2) * self.again
+
+
+class _LogTotal(torch.autograd.Function):
+    """Forward-backward over probabilities that are scaled to a sum of 1 in each frame."""
+
+    @staticmethod
+    def forward(ctx: Any, log_probs: Tensor, lengths: Tensor, trigrams: Tensor) -> Tensor:
+        chain = _Chain(trigrams)
+        valid = padding_mask(lengths, log_probs.shape[1])
+        # Beyond its length an utterance emits blanks for sure, which changes nothing.
+        certain = torch.zeros_like(log_probs[0, 0])
+        certain[BLANK] = 1
+        peaks = log_probs.amax(2, keepdim=True)
+        probs = torch.where(valid[:, :, None], (log_probs - peaks).exp(), certain)
+        probs = probs.permute(1, 2, 0).unsqueeze(3).contiguous()  # [T, V, B, 1]
+        state = chain.begin(len(log_probs))
+        states, sums = [], []
+        for frame in probs:
+            token, blank = chain.forward(*state, frame)
+            scale = token.sum((0, 2)) + blank.sum((0, 2))
+            state = token / scale[:, None], blank / scale[:, None]
+            states.append(state)
+            sums.append(scale)
+        ends = ((state[0] + state[1]) * chain.end).sum((0, 2))
+        ctx.chain, ctx.states = chain, states
+        ctx.save_for_backward(probs, valid)
+        return ends.log() + torch.stack(sums).log().sum(0) + (peaks.squeeze(2) * valid).sum(1)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        probs, valid = ctx.saved_tensors
+        token = blank = ctx.chain.end.expand_as(ctx.states[0][0])
+        occupied = torch.empty_like(probs.squeeze(3))
+        for t in reversed(range(len(probs))):
+            forward_token, forward_blank = ctx.states[t]
+            occupied[t] = (forward_token * token).sum(2)
+            occupied[t, BLANK] = (forward_blank * blank).sum((0, 2))
+            token, blank = ctx.chain.backward(token, blank, probs[t])
+            scale = blank.sum((0, 2))[:, None]
+            token, blank = token / scale, blank / scale
+        posteriors = (occupied / occupied.sum(1, keepdim=True)).permute(2, 0, 1)
+        return posteriors * valid[:, :, None] * gradients[0][:, None, None], None, None
