@@ -244,7 +244,8 @@ def train_packed(
         begin = time.perf_counter()
         for batch in loader:
             batch = move_data_to_device(batch, device)
-            losses, _, _ = module.losses(batch, module.spec_augment(batch.features, module.model.mean))
+            masked = module.spec_augment(batch.features, module.model.centre(batch.features, batch.lengths))
+            losses, _, _ = module.losses(batch, masked)
             optimizer.zero_grad()
             (losses.sum() / batch.target_lengths.sum()).backward()
             nn.utils.clip_grad_norm_(module.parameters(), 1.0)
@@ -266,7 +267,7 @@ def parts(module: CTCModule, batch: Batch, device: torch.device) -> dict[str, fl
         parameter.grad = torch.zeros_like(parameter)
 
     def features() -> Tensor:
-        masked = module.spec_augment(batch.features, model.mean)
+        masked = module.spec_augment(batch.features, model.centre(batch.features, batch.lengths))
         return model.subsampling(model.normalize(masked, batch.lengths), batch.lengths)[0]
 
     def recurrent() -> Tensor:

@@ -8,10 +8,14 @@ from torch import Tensor, nn
 from asr.model.recurrent import Cell, RecurrentLayer, reversal_index
 from asr.model.subsampling import Subsampling, padding_mask
 
+CMN_FRAMES = 200
+"""Feature frames that an utterance's mean needs to weigh as much as the training set's: 2 s."""
+
 
 @dataclass(frozen=True)
 class Architecture:
-    """Shape of an AcousticModel: `vocabulary` counts the blank, `mels` the filter-bank channels."""
+    """Shape of an AcousticModel: `vocabulary` counts the blank, `mels` the filter-bank channels, `cmn` says
+    whether each utterance's own mean is taken off."""
 
     vocabulary: int
     cell: Cell = "gru"
@@ -20,6 +24,7 @@ class Architecture:
     bidirectional: bool = True
     dropout: float = 0.1
     mels: int = 80
+    cmn: bool = False
 
     @property
     def width(self) -> int:
@@ -31,9 +36,9 @@ class AcousticModel(nn.Module):
     """Raw log-mel features `[B, T, mels]`, `int64[B]` lengths -> `float32[B, T', V]` log-probabilities and
     their lengths.
 
-    Normalisation by the training set's mean and std (the buffers `mean` and `std`), subsampling by 4, then
-    `layers` times x + dropout(recurrent(layer_norm(x))), layer norm, linear, log-softmax. Token 0 is the
-    blank.
+    Normalisation by the training set's mean and std (the buffers `mean` and `std`; with `cmn` see `centre`),
+    subsampling by 4, then `layers` times x + dropout(recurrent(layer_norm(x))), layer norm, linear,
+    log-softmax. Token 0 is the blank.
     """
 
     mean: Tensor
@@ -53,10 +58,22 @@ class AcousticModel(nn.Module):
         self.output_norm = nn.LayerNorm(a.width)
         self.output = nn.Linear(a.width, a.vocabulary)
 
-    def normalize(self, features: Tensor, lengths: Tensor) -> Tensor:
-        """Zero mean and unit variance by the training set's statistics; zero beyond each length."""
+    def centre(self, features: Tensor, lengths: Tensor) -> Tensor:
+        """The mean that is taken off, `[B or 1, 1, mels]`.
+
+        With `cmn` the maximum a posteriori estimate of the utterance's, to which the training set's counts as
+        CMN_FRAMES frames: what a microphone or room adds to all log-mel energies alike goes.
+        """
+        if not self.architecture.cmn:
+            return self.mean[None, None]
         mask = padding_mask(lengths, features.shape[1])[:, :, None]
-        return (features - self.mean) / self.std * mask
+        total = ((features - self.mean) * mask).sum(1, keepdim=True)
+        return self.mean + total / (lengths[:, None, None] + CMN_FRAMES)
+
+    def normalize(self, features: Tensor, lengths: Tensor) -> Tensor:
+        """Mean taken off, divided by the training set's std; zero beyond each length."""
+        mask = padding_mask(lengths, features.shape[1])[:, :, None]
+        return (features - self.centre(features, lengths)) / self.std * mask
 
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         x, lengths = self.subsampling(self.normalize(features, lengths), lengths)

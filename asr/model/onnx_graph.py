@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from asr.features.logmel import LogMel
-from asr.model.acoustic import AcousticModel
+from asr.model.acoustic import CMN_FRAMES, AcousticModel
 from asr.model.recurrent import RecurrentLayer
 
 OPSET = 17
@@ -26,8 +26,7 @@ def build_graph(model: AcousticModel, log_mel: LogMel) -> onnx.ModelProto:
     `log_probs float32[B, T', V]`, `frames int64[B]`. What lies beyond an utterance's frames is arbitrary."""
     graph = _Graph()
     features, frames = _front_end(graph, log_mel)
-    mean, inverse = graph.constant(model.mean), graph.constant(1 / model.std)
-    x = graph.add("Mul", graph.add("Sub", features, mean), inverse)  # [B, T, F]
+    x = _normalize(graph, model, features, frames)  # [B, T, F]
     x, frames = _subsampling(graph, model, x, frames)  # [B, T', D]
     x = graph.add("Transpose", x, perm=[1, 0, 2])  # [T', B, D]
     steps = graph.add("Cast", frames, to=TensorProto.INT32)
@@ -108,6 +107,17 @@ def _fourier_kernel(graph: _Graph, log_mel: LogMel) -> str:
     basis = graph.add("Mul", basis, graph.constant(log_mel.window))
     centred = graph.add("Sub", basis, graph.add("ReduceMean", basis, axes=[-1]))
     return graph.add("Reshape", centred, graph.constant([-1, 1, c.window]))
+
+
+def _normalize(graph: _Graph, model: AcousticModel, features: str, frames: str) -> str:
+    x = graph.add("Sub", features, graph.constant(model.mean))
+    if model.architecture.cmn:
+        valid = _mask(graph, graph.add("Unsqueeze", x, graph.constant([1])), frames)
+        total = graph.add("ReduceSum", valid, graph.constant([1, 2]), keepdims=0)  # [B, F]
+        count = graph.add("Cast", graph.add("Add", frames, graph.constant(CMN_FRAMES)), to=TensorProto.FLOAT)
+        own = graph.add("Div", total, graph.add("Unsqueeze", count, graph.constant([1])))
+        x = graph.add("Sub", x, graph.add("Unsqueeze", own, graph.constant([1])))
+    return graph.add("Mul", x, graph.constant(1 / model.std))
 
 
 def _subsampling(graph: _Graph, model: AcousticModel, x: str, frames: str) -> tuple[str, str]:

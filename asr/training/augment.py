@@ -30,7 +30,7 @@ class SpecAugmentConfig:
 
 
 class SpecAugment(nn.Module):
-    """Masks bands and stretches of features `[B, T, F]` with `mean` `[F]`, for each utterance its own."""
+    """Masks bands and stretches of features `[B, T, F]` with their `mean`, each utterance by its own masks."""
 
     def __init__(self, config: SpecAugmentConfig) -> None:
         super().__init__()

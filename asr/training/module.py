@@ -34,6 +34,7 @@ class CTCModule(pl.LightningModule):
         layers: Number of recurrent layers.
         hidden: Units of each layer and direction.
         bidirectional: Whether each layer also reads the utterance from its end.
+        cmn: Whether each utterance's own mean is taken off its features.
         dropout: Share of activations dropped after the subsampling and after each layer.
         learning_rate: Peak learning rate of AdamW.
         weight_decay: Decoupled weight decay of AdamW.
@@ -60,6 +61,7 @@ class CTCModule(pl.LightningModule):
         layers: int = 3,
         hidden: int = 256,
         bidirectional: bool = True,
+        cmn: bool = False,
         dropout: float = 0.1,
         learning_rate: float = 1e-3,
         weight_decay: float = 1e-2,
@@ -78,7 +80,7 @@ class CTCModule(pl.LightningModule):
         self.tokenizer = Tokenizer(units if isinstance(units, str) else tuple(units))
         log_mel = LogMelConfig()
         self.model = AcousticModel(
-            Architecture(self.tokenizer.size, cell, layers, hidden, bidirectional, dropout, log_mel.mels)
+            Architecture(self.tokenizer.size, cell, layers, hidden, bidirectional, dropout, log_mel.mels, cmn)
         )
         if init is not None:
             take_weights(self.model, locate(init))
@@ -144,7 +146,8 @@ class CTCModule(pl.LightningModule):
         features = batch.features
         if self.noise:
             features = self.noise(features, batch.lengths, views=2 if self.consistency else 1)
-        losses, log_probs, lengths = self.losses(batch, self.spec_augment(features, self.model.mean))
+        masked = self.spec_augment(features, self.model.centre(features, batch.lengths))
+        losses, log_probs, lengths = self.losses(batch, masked)
         self._ids, self._losses = batch.ids, losses
         tokens = mean_over_ranks(batch.target_lengths.sum().float())
         loss = losses.sum() / tokens

@@ -46,6 +46,8 @@ class TrainCLI(LightningCLI):
     @property
     def monitored(self) -> str:
         """What tells the best checkpoint."""
+        if self.model.crf:  # greedy decoding does without the sequences that it is trained for
+            return "val_loss"
         return "val_wer" if isinstance(self.datamodule.tokenizer.units, str) else "val_per"
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
@@ -162,10 +164,7 @@ def _write_bundle(cli: TrainCLI, root: Path) -> None:
         raise TrainingError(f"{root}: no checkpoint could be written, so there is no model to export")
     checkpoint = torch.load(root / "best.ckpt", map_location="cpu", weights_only=True)
     cli.model.load_state_dict(checkpoint["state_dict"])
-    rate = f"'{cli.monitored}'"
-    best = next(s for name, s in checkpoint["callbacks"].items() if rate in name)["best_model_score"]
     data: SpeechData = cli.datamodule
-    of_phones = "" if rate == "'val_wer'" else "phones, "
     save_bundle(
         root / "bundle",
         cli.model.model,
@@ -174,8 +173,18 @@ def _write_bundle(cli: TrainCLI, root: Path) -> None:
         lexicon=data.lexicon,
         training_data=", ".join(folder.name for folder in data.train_folders),
         licence=data.licence,
-        wer={f"validation, {of_phones}greedy, while training": round(float(best), 4)},
+        wer=_best_rate(cli.monitored, checkpoint),
     )
+
+
+def _best_rate(monitored: str, checkpoint: dict[str, Any]) -> dict[str, float]:
+    """For config.json, where it is a rate that the best checkpoint was chosen by."""
+    if monitored == "val_loss":
+        return {}
+    callbacks = checkpoint["callbacks"].items()
+    best = next(state for name, state in callbacks if f"'{monitored}'" in name)["best_model_score"]
+    of_phones = "phones, " if monitored == "val_per" else ""
+    return {f"validation, {of_phones}greedy, while training": round(float(best), 4)}
 
 
 def _as_list(value: Any) -> list[Any]:

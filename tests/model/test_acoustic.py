@@ -8,14 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from asr.model.acoustic import AcousticModel, Architecture
+from asr.model.acoustic import CMN_FRAMES, AcousticModel, Architecture
 from asr.model.recurrent import Cell
 from asr.model.subsampling import Subsampling, padding_mask
 
 
-def small_model(cell: Cell = "gru", bidirectional: bool = True) -> AcousticModel:
+def small_model(cell: Cell = "gru", bidirectional: bool = True, cmn: bool = False) -> AcousticModel:
     torch.manual_seed(0)
-    model = AcousticModel(Architecture(29, cell, layers=2, hidden=24, bidirectional=bidirectional)).eval()
+    shape = Architecture(29, cell, layers=2, hidden=24, bidirectional=bidirectional, cmn=cmn)
+    model = AcousticModel(shape).eval()
     model.mean.fill_(-4.0)
     model.std.fill_(2.5)
     return model
@@ -29,10 +30,11 @@ def features(lengths: list[int], seed: int = 0) -> Tensor:
     return torch.where(mask, x, torch.full_like(x, 1e4))
 
 
+@pytest.mark.parametrize("cmn", [False, True])
 @pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize("cell", ["gru", "lstm", "rnn"])
-def test_a_batch_equals_its_members_one_by_one(cell: Cell, bidirectional: bool) -> None:
-    model = small_model(cell, bidirectional)
+def test_a_batch_equals_its_members_one_by_one(cell: Cell, bidirectional: bool, cmn: bool) -> None:
+    model = small_model(cell, bidirectional, cmn)
     lengths = [1, 2, 3, 4, 5, 37, 64, 101]
     x = features(lengths)
     with torch.inference_mode():
@@ -90,3 +92,15 @@ def test_loudness_normalisation_is_by_the_training_set_not_by_the_clip() -> None
         shifted, _ = model(x + 1.0, torch.tensor([40]))
     assert (quiet - loud).abs().max() > 1e-3
     torch.testing.assert_close(quiet, shifted, atol=1e-4, rtol=0)
+
+
+def test_cmn_takes_off_what_is_added_to_all_frames_the_more_the_longer_the_utterance() -> None:
+    model = small_model(cmn=True)
+    lengths = torch.tensor([CMN_FRAMES, 3 * CMN_FRAMES])
+    x = features(lengths.tolist())
+    colour = torch.linspace(-3, 3, 80)  # of a microphone, say
+    shift = model.normalize(x + colour, lengths) - model.normalize(x, lengths)
+    for row, length, share in zip(shift, lengths.tolist(), (1 / 2, 1 / 4), strict=True):
+        expected = (colour / model.std * share).expand(length, -1)
+        torch.testing.assert_close(row[:length], expected, atol=1e-4, rtol=0)
+        assert not row[length:].any()
