@@ -30,7 +30,7 @@ class SpecAugmentConfig:
 
 
 class SpecAugment(nn.Module):
-    """Masks bands and stretches of features `[B, T, F]` with their `mean`, each utterance by its own masks."""
+    """Masks bands and stretches of features `[B, T, F]` by their `mean`, differently in each utterance."""
 
     def __init__(self, config: SpecAugmentConfig) -> None:
         super().__init__()
