@@ -19,9 +19,7 @@ def add_export(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "--weights", required=True, choices=["int8", "float16"], help="a quarter or half the size of float32"
     )
     command.add_argument("--out", type=Path, metavar="FOLDER", help="the new bundle (BUNDLE-int8, say)")
-    command.add_argument(
-        "--with-torch", action="store_true", help="and the weights to train on with, as float16"
-    )
+    command.add_argument("--with-torch", action="store_true", help="and the weights to train on with")
     command.add_argument(
         "--manifest",
         type=Path,

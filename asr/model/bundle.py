@@ -21,6 +21,9 @@ SCHEMA = 1
 CONFIG = "config.json"
 ONNX = "model.onnx"
 WEIGHTS = "model.safetensors"
+SCALE = ".scale"
+"""In model.safetensors, ends the name of the scales of an int8 matrix."""
+
 LM = "lm.bin"
 LEXICON = "lexicon.txt"
 CARD = "README.md"

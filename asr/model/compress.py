@@ -35,7 +35,7 @@ def compress_bundle(
     measure: Callable[[Path], dict[str, Any]] | None = None,
     with_torch: bool = False,
 ) -> bundle.BundleConfig:
-    """Write `source` with smaller weights to `target`; those for torch as float16, or not at all.
+    """Write `source` with smaller weights to `target`; those for torch are left out unless asked for.
 
     `measure` is called with the new bundle before that appears; the WERs that it returns go into config.json,
     beside those of `source`, which are said to be of float32. Raises BundleError.
@@ -56,12 +56,10 @@ def compress_bundle(
         (work / bundle.ONNX).write_bytes(graph.SerializeToString())
         if with_torch:
             try:
-                halved = _halved(bundle.read_model_file(source, config, bundle.WEIGHTS))
-            except ValueError:
-                raise BundleError(
-                    f"{source / bundle.WEIGHTS}: a weight is beyond float16; leave out --with-torch"
-                ) from None
-            (work / bundle.WEIGHTS).write_bytes(halved)
+                small = compress_weights(bundle.read_model_file(source, config, bundle.WEIGHTS), weights)
+            except ValueError as error:
+                raise BundleError(f"{source / bundle.WEIGHTS}: {error}") from None
+            (work / bundle.WEIGHTS).write_bytes(small)
         for name in (bundle.LM, bundle.LEXICON, bundle.CARD):
             if (source / name).exists():
                 shutil.copyfile(source / name, work / name)
@@ -74,12 +72,21 @@ def compress_bundle(
     return compressed
 
 
-def _halved(weights: bytes) -> bytes:
-    """The same safetensors as float16."""
+def compress_weights(content: bytes, weights: WeightType) -> bytes:
+    """The same safetensors with small weights: with int8 the matrices as in the graph, scales beside them.
+
+    Raises ValueError where a weight cannot be held.
+    """
     from safetensors.numpy import load, save  # of the extra `train`, as all that needs them
 
-    halved: bytes = save({name: _half(matrix) for name, matrix in load(weights).items()})
-    return halved
+    small: dict[str, np.ndarray] = {}
+    for name, values in load(content).items():
+        if weights == "int8" and values.ndim == 2:  # [outputs, inputs]
+            small[name], small[name + bundle.SCALE] = quantize(values, input_axis=1)
+        else:
+            small[name] = values if weights == "int8" else _half(values)
+    compressed: bytes = save(small)
+    return compressed
 
 
 def _parse(content: bytes) -> onnx.ModelProto:

@@ -9,6 +9,7 @@ import numpy as np
 import onnxruntime
 import torch
 from safetensors.torch import load, save
+from torch import Tensor
 
 from asr.errors import BundleError
 from asr.features.logmel import LogMel, LogMelConfig
@@ -65,10 +66,20 @@ def load_acoustic_model(folder: Path) -> AcousticModel:
     config = bundle.read_config(folder)
     try:
         model = AcousticModel(Architecture(**config.architecture))
-        model.load_state_dict(load(bundle.read_model_file(folder, config, bundle.WEIGHTS)))
+        model.load_state_dict(_read_weights(folder, config))
     except (TypeError, RuntimeError) as error:
         raise BundleError(f"{folder}: the weights do not fit the architecture ({error})") from None
     return model.eval()
+
+
+def _read_weights(folder: Path, config: bundle.BundleConfig) -> dict[str, Tensor]:
+    """What a bundle's safetensors holds, int8 multiplied by its scales."""
+    stored = load(bundle.read_model_file(folder, config, bundle.WEIGHTS))
+    scales = {name: stored.pop(name) for name in list(stored) if name.endswith(bundle.SCALE)}
+    for name, scale in scales.items():
+        matrix = name.removesuffix(bundle.SCALE)
+        stored[matrix] = stored[matrix].float() * scale
+    return stored
 
 
 def take_weights(model: AcousticModel, folder: Path) -> None:
@@ -76,7 +87,7 @@ def take_weights(model: AcousticModel, folder: Path) -> None:
 
     Raises BundleError where none has.
     """
-    weights = load(bundle.read_model_file(folder, bundle.read_config(folder), bundle.WEIGHTS))
+    weights = _read_weights(folder, bundle.read_config(folder))
     own = model.state_dict()
     fitting = {k: v for k, v in weights.items() if k in own and own[k].shape == v.shape}
     if not any(name.startswith("recurrent.") for name in fitting):

@@ -19,10 +19,18 @@ mkdir -p "$out"
 [ -e "$out/lm.bin" ] || asr lm pack "$out/full.bin" --entropy 6e-8 --out "$out/lm.bin"
 [ -e "$out/lexicon.txt" ] || asr lexicon --words "$out/lm.bin" --out "$out/lexicon.txt"
 
-# shellcheck disable=SC2086  # several flags
-[ -e "$out/bundle" ] || asr train "$here/box.yaml" --resume=auto --trainer.default_root_dir="$out" \
-    --data.train="[$train]" --data.validation="[$dev]" --data.lexicon="$out/train-lexicon.txt" ${TRAIN_FLAGS:-}
-asr tune "$out/bundle" "$dev" --lm "$out/lm.bin" --lexicon "$out/lexicon.txt" --beam 100
-cp "$here/box.md" "$out/bundle/README.md"
-asr export "$out/bundle" --weights int8 --with-torch --out asr/box --manifest "$dev"
+# Frame by frame (CTC), then for whole sequences (CTC-CRF).
+train_part() {  # NAME RECIPE [FLAGS]
+    [ -e "$out/$1/bundle" ] && return
+    # shellcheck disable=SC2086  # several flags
+    asr train "$here/$2" --resume=auto --trainer.default_root_dir="$out/$1" --data.train="[$train]" \
+        --data.validation="[$dev]" --data.lexicon="$out/train-lexicon.txt" "${@:3}" ${TRAIN_FLAGS:-}
+}
+train_part ctc box.yaml
+train_part crf crf.yaml --model.init="$out/ctc/bundle"
+bundle=$out/crf/bundle
+
+asr tune "$bundle" "$dev" --lm "$out/lm.bin" --lexicon "$out/lexicon.txt" --beam 100
+cp "$here/box.md" "$bundle/README.md"
+asr export "$bundle" --weights int8 --with-torch --out asr/box --manifest "$dev"
 asr evaluate box "$dev"

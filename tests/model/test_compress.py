@@ -18,9 +18,9 @@ from asr.errors import AsrError, BundleError
 from asr.features.logmel import LogMel, LogMelConfig
 from asr.inference.transcriber import load_model
 from asr.model.acoustic import AcousticModel, Architecture
-from asr.model.bundle import read_config, write_config
+from asr.model.bundle import ONNX, read_config, write_config
 from asr.model.compress import WeightType, compress_bundle, compress_graph, quantize
-from asr.model.export import load_acoustic_model, save_bundle
+from asr.model.export import check_parity, load_acoustic_model, save_bundle
 from asr.model.onnx_graph import build_graph
 from asr.model.recurrent import Cell
 from asr.text import ENGLISH
@@ -183,13 +183,21 @@ def test_an_earlier_bundle_is_replaced_as_a_whole(source: Path, tmp_path: Path) 
     assert sorted(p.name for p in tmp_path.iterdir()) == ["bundle", "small"]
 
 
-def test_weights_to_train_on_with(source: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("weights", "rounding"), [("float16", 1e-3), ("int8", 1 / 250)])
+def test_weights_to_train_on_with(source: Path, tmp_path: Path, weights: WeightType, rounding: float) -> None:
     for _ in range(2):  # such a bundle may be replaced: the weights can be made again
-        compress_bundle(source, tmp_path / "small", "int8", with_torch=True)
-    whole, half = (load_acoustic_model(folder).state_dict() for folder in (source, tmp_path / "small"))
-    assert half.keys() == whole.keys() and half["output.weight"].dtype == torch.float32
+        compress_bundle(source, tmp_path / "small", weights, with_torch=True)
+    whole, small = (load_acoustic_model(folder).state_dict() for folder in (source, tmp_path / "small"))
+    assert small.keys() == whole.keys() and small["output.weight"].dtype == torch.float32
     for name, weight in whole.items():
-        torch.testing.assert_close(half[name], weight, rtol=1e-3, atol=1e-6)
+        torch.testing.assert_close(small[name], weight, rtol=1e-3, atol=rounding * float(weight.abs().max()))
+
+
+def test_torch_and_onnx_runtime_have_the_same_int8_weights(source: Path, tmp_path: Path) -> None:
+    small = tmp_path / "small"
+    compress_bundle(source, small, "int8", with_torch=True)
+    graph = (small / ONNX).read_bytes()
+    assert check_parity(load_acoustic_model(small), LogMelConfig(), graph) < 1e-4
 
 
 def test_a_trained_model_is_not_replaced(source: Path, tmp_path: Path) -> None:
