@@ -2,7 +2,7 @@
 
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from dataclasses import asdict, dataclass, replace
@@ -43,6 +43,32 @@ class Tuning:
 
 
 @dataclass(frozen=True)
+class Development:
+    """What is tuned on: posteriors of utterances, what was said in them, by whom, and what decodes them."""
+
+    decoder: BeamDecoder
+    posteriors: Sequence[np.ndarray]
+    utterances: Sequence[Utterance]
+    threads: int = 1
+
+    def part(self, indices: Sequence[int]) -> "Development":
+        """Some of the utterances."""
+        posteriors = [self.posteriors[i] for i in indices]
+        return replace(self, posteriors=posteriors, utterances=[self.utterances[i] for i in indices])
+
+    def decode(self, options: BeamOptions) -> Iterator[list[BeamHypothesis]]:
+        """The hypotheses of each utterance."""
+        return self.decoder.decode_all(self.posteriors, options, self.threads)
+
+    def errors(self, options: BeamOptions) -> int:
+        """Word errors of the best hypotheses."""
+        return sum(
+            Levenshtein.distance(u.text.split(), hypotheses[0].text.split())
+            for u, hypotheses in zip(self.utterances, self.decode(options), strict=True)
+        )
+
+
+@dataclass(frozen=True)
 class _Row:
     """A hypothesis, whatever the weights: ln p_ctc with boosts and penalties, ln p_lm, length, errors."""
 
@@ -52,33 +78,24 @@ class _Row:
     errors: int
 
 
-def tune(
-    decoder: BeamDecoder,
-    lm: NgramLM,
-    posteriors: Sequence[np.ndarray],
-    references: Sequence[str],
-    options: BeamOptions,
-    threads: int = 1,
-) -> Tuning:
+def tune(development: Development, lm: NgramLM, options: BeamOptions) -> Tuning:
     """Search lm_weight and word_bonus for the fewest word errors, much as Och (2003) does.
 
     The weight of the priors is chosen before that. Decode to n-best lists, find what would be best on all
     lists so far, and decode again with that. The lists tell little of weights far from those that made them,
     so a step that fails halves the next ones' reach.
     """
-    options = weigh_priors(decoder, posteriors, references, options, threads)
+    options = weigh_priors(development, options)
     scorer = _Scorer(lm)
-    spoken = [reference.split() for reference in references]
-    lists: list[dict[str, _Row]] = [{} for _ in references]
+    spoken = [u.text.split() for u in development.utterances]
+    lists: list[dict[str, _Row]] = [{} for _ in spoken]
     tried: dict[tuple[float, float], int] = {}
     best = weights = (options.lm_weight, options.word_bonus)
     reach = 1.0
     while weights not in tried and len(tried) < MOST_ROUNDS:
         options = replace(options, lm_weight=weights[0], word_bonus=weights[1], n_best=N_BEST)
         errors = 0
-        for rows, words, hypotheses in zip(
-            lists, spoken, decoder.decode_all(posteriors, options, threads), strict=True
-        ):
+        for rows, words, hypotheses in zip(lists, spoken, development.decode(options), strict=True):
             for hypothesis in hypotheses:
                 rows[hypothesis.text] = scorer.row(hypothesis, words, options)
             errors += rows[hypotheses[0].text].errors
@@ -91,70 +108,33 @@ def tune(
     found = replace(options, lm_weight=best[0], word_bonus=best[1], n_best=1)
     trials = tuple((*weights, errors) for weights, errors in tried.items())
     # The search for one text, which recombines, finds better ones than that for lists.
-    errors = count_errors(decoder, posteriors, references, found, threads)
-    return Tuning(found, errors, sum(map(len, spoken)), trials)
+    return Tuning(found, development.errors(found), sum(map(len, spoken)), trials)
 
 
-def weigh_priors(
-    decoder: BeamDecoder,
-    posteriors: Sequence[np.ndarray],
-    references: Sequence[str],
-    options: BeamOptions,
-    threads: int = 1,
-) -> BeamOptions:
+def weigh_priors(development: Development, options: BeamOptions) -> BeamOptions:
     """Take the mean posteriors for priors, and of PRIOR_WEIGHTS the one with the fewest word errors."""
+    posteriors = development.posteriors
     total = sum(np.exp(log_probs).sum(axis=0, dtype=np.float64) for log_probs in posteriors)
     mean = total / max(1, sum(map(len, posteriors)))
     priors = tuple(np.log(np.maximum(mean, 1e-6)).round(4).tolist())
-    best, fewest = options, math.inf
-    for weight in PRIOR_WEIGHTS:
-        tried = replace(options, priors=priors, prior_weight=weight, n_best=1)
-        errors = count_errors(decoder, posteriors, references, tried, threads)
-        if errors < fewest:
-            best, fewest = tried, errors
-    return best
+    weighed = [replace(options, priors=priors, prior_weight=weight, n_best=1) for weight in PRIOR_WEIGHTS]
+    return min(weighed, key=development.errors)
 
 
-def count_errors(
-    decoder: BeamDecoder,
-    posteriors: Sequence[np.ndarray],
-    references: Sequence[str],
-    options: BeamOptions,
-    threads: int = 1,
-) -> int:
-    """Word errors of the best hypotheses."""
-    lists = decoder.decode_all(posteriors, options, threads)
-    return sum(
-        Levenshtein.distance(reference.split(), hypotheses[0].text.split())
-        for reference, hypotheses in zip(references, lists, strict=True)
-    )
-
-
-def cross_tune(
-    decoder: BeamDecoder,
-    lm: NgramLM,
-    posteriors: Sequence[np.ndarray],
-    utterances: Sequence[Utterance],
-    options: BeamOptions,
-    threads: int = 1,
-) -> int | None:
+def cross_tune(development: Development, lm: NgramLM, options: BeamOptions) -> int | None:
     """Word errors when each half of the speakers is decoded with what is best for the other half.
 
     None where there are fewer than two speakers.
     """
-    speakers = sorted({u.speaker or u.id for u in utterances})
-    if len(speakers) < 2:
+    speakers = [u.speaker or u.id for u in development.utterances]
+    if len(set(speakers)) < 2:
         return None
-    first = set(speakers[::2])
-    halves: tuple[list[int], list[int]] = ([], [])
-    for i, u in enumerate(utterances):
-        halves[(u.speaker or u.id) in first].append(i)
-    errors, texts = 0, [u.text for u in utterances]
-    for mine, other in (halves, halves[::-1]):
-        found = tune(decoder, lm, [posteriors[i] for i in other], [texts[i] for i in other], options, threads)
-        mine_posteriors, mine_texts = [posteriors[i] for i in mine], [texts[i] for i in mine]
-        errors += count_errors(decoder, mine_posteriors, mine_texts, found.options, threads)
-    return errors
+    first = set(sorted(set(speakers))[::2])
+    halves = [
+        development.part([i for i, speaker in enumerate(speakers) if (speaker in first) == side])
+        for side in (False, True)
+    ]
+    return sum(mine.errors(tune(other, lm, options).options) for mine, other in (halves, halves[::-1]))
 
 
 @dataclass(frozen=True)
@@ -182,19 +162,19 @@ def tune_bundle(
     utterances = read_all(manifests)
     posteriors = [model.posteriors(u.audio_filepath) for u in utterances]
     threads = threads or usable_cores()
-    references = [u.text for u in utterances]
-    held_out = cross_tune(decoder.beam, decoder.lm, posteriors, utterances, decoder.options, threads)
-    tuning = tune(decoder.beam, decoder.lm, posteriors, references, decoder.options, threads)
+    development = Development(decoder.beam, posteriors, utterances, threads)
+    held_out = cross_tune(development, decoder.lm, decoder.options)
+    tuning = tune(development, decoder.lm, decoder.options)
     settings = {
         key: value for key, value in asdict(tuning.options).items() if key not in ("hotwords", "n_best")
     }
     decoder.options = tuning.options
-    fit = _fit(decoder, posteriors, utterances, threads)
+    fit = _fit(decoder, development)
     if fit is not None:
         settings[TEMPERATURE] = round(fit.temperature, 4)
     decoder.beam, greedy_fit = None, None
     if decoder.tokenizer.separator is not None:  # of phones, greedy decoding makes no words
-        greedy_fit = _fit(decoder, posteriors, utterances, threads)
+        greedy_fit = _fit(decoder, development)
     if greedy_fit is not None:
         settings[GREEDY_TEMPERATURE] = round(greedy_fit.temperature, 4)
     for source, name in ((decoding.lm, LM), (decoding.lexicon, LEXICON)):
@@ -205,15 +185,14 @@ def tune_bundle(
     return TunedBundle(tuning, held_out, fit, greedy_fit)
 
 
-def _fit(
-    decoder: Decoder, posteriors: Sequence[np.ndarray], utterances: Sequence[Utterance], threads: int
-) -> CrossFit | None:
+def _fit(decoder: Decoder, development: Development) -> CrossFit | None:
     """The temperature of a decoder's confidences; None where there is only one speaker, or no error."""
     raw = copy(decoder)
     raw.temperature = 1.0
     judged: list[JudgedWord] = []
-    with ThreadPoolExecutor(threads) as pool:
-        for u, hypothesis in zip(utterances, pool.map(raw.decode, posteriors), strict=True):
+    with ThreadPoolExecutor(development.threads) as pool:
+        decoded = pool.map(raw.decode, development.posteriors)
+        for u, hypothesis in zip(development.utterances, decoded, strict=True):
             judged += judge(u.text, hypothesis.words, u.speaker or u.id)
     try:
         return cross_fit(judged)

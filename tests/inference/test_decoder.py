@@ -18,7 +18,7 @@ from asr.inference.decoder import DecodingOptions
 from asr.inference.transcriber import load_model
 from asr.lm.train import LmOptions, train
 from asr.model.bundle import LM, read_config, write_config
-from asr.scoring.tune import Tuning, cross_tune, tune_bundle
+from asr.scoring.tune import Development, Tuning, cross_tune, tune_bundle
 from tests.standin import FRAME, speak, write_bundle
 
 SENTENCES = ["THE CAT SAT ON THE MAT", "A HAT ON THE CAT", "THE MAN SAT", "A CAT AND A HAT"] * 5
@@ -181,14 +181,15 @@ def test_cross_tuning_keeps_speakers_apart(
     options = {"ab"[i]: BeamOptions(lm_weight=0.5 + i) for i in range(2)}
     tuned_on = []
 
-    def tune(_: object, __: object, ___: object, references: list[str], *____: object) -> Tuning:
-        speaker = "ab"[references[0] != utterances[0].text]
-        assert references == [u.text for u in utterances if u.speaker == speaker]
+    def tune(development: Development, *_: object) -> Tuning:
+        (speaker,) = {u.speaker for u in development.utterances}
+        assert development.utterances == [u for u in utterances if u.speaker == speaker]
         tuned_on.append(speaker)
         return Tuning(options[speaker], 0, 0, ())
 
     monkeypatch.setattr("asr.scoring.tune.tune", tune)
-    errors = cross_tune(decoder.beam, decoder.lm, posteriors, utterances, decoder.options)
+    development = Development(decoder.beam, posteriors, utterances)
+    errors = cross_tune(development, decoder.lm, decoder.options)
     assert sorted(tuned_on) == ["a", "b"]
     expected = 0
     for u, log_probs in zip(utterances, posteriors, strict=True):
@@ -196,7 +197,7 @@ def test_cross_tuning_keeps_speakers_apart(
         said = decoder.beam.decode(log_probs, other)[0].text
         expected += round(jiwer.wer(u.text, said) * len(u.text.split()))
     assert errors == expected > 0
-    assert cross_tune(decoder.beam, decoder.lm, posteriors[:1], utterances[:1], decoder.options) is None
+    assert cross_tune(development.part([0]), decoder.lm, decoder.options) is None
 
 
 def test_tuning_needs_a_language_model(bundle: Path, development_set: Path) -> None:
