@@ -12,7 +12,15 @@ if TYPE_CHECKING:
 
 MODEL = "model bundle, as written by asr train (box: the English model that ships)"
 
-_BEAM = ("beam", "beam_threshold", "lm_weight", "word_bonus", "unknown_penalty", "prior_weight")
+_BEAM = (
+    "beam",
+    "beam_threshold",
+    "token_top_k",
+    "lm_weight",
+    "word_bonus",
+    "unknown_penalty",
+    "prior_weight",
+)
 """Settings of BeamOptions that are flags."""
 
 
@@ -27,6 +35,7 @@ def add_decoding(command: argparse.ArgumentParser, greedy: bool = True) -> None:
     group.add_argument("--lexicon", type=Path, metavar="FILE", help="the only words: WORD<tab>T O K E N S")
     group.add_argument("--beam", type=positive, metavar="N", help="hypotheses kept after each frame")
     group.add_argument("--beam-threshold", type=float, metavar="X", help="drop what is so far below the best")
+    group.add_argument("--token-top-k", type=positive, metavar="N", help="tokens looked at in a frame")
     group.add_argument("--lm-weight", type=float, metavar="X", help="of the language model's log-probability")
     group.add_argument("--word-bonus", type=float, metavar="X", help="added for each word")
     group.add_argument("--unknown-penalty", type=float, metavar="X", help="added for each word the LM lacks")
