@@ -123,7 +123,9 @@ def stand_in(batch: Batch, log_probs: Tensor, lengths: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("resident", [False, True])
-@pytest.mark.parametrize("options", [{}, {"tempo": 0.1, "consistency": 0.2}], ids=["plain", "all options"])
+@pytest.mark.parametrize(
+    "options", [{}, {"tempo": 0.1, "consistency": 0.2, "crf": 0.9, "cmn": True}], ids=["plain", "all options"]
+)
 def test_nothing_but_ctc_makes_a_step_wait(
     corpus: Path, resident: bool, options: dict[str, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:

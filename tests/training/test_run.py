@@ -9,14 +9,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import jiwer
 import pytest
 import torch
 import yaml
 
 import asr
 from asr import manifest
-from asr.decoding.greedy import greedy
 from asr.errors import BundleError, TrainingError
 from asr.model.export import load_acoustic_model
 from asr.text import Tokenizer
@@ -24,49 +22,13 @@ from asr.training import run
 from asr.training.callbacks import read_curves
 from asr.training.data import SpeechDataset
 from asr.training.module import CTCModule
-from asr.training.sampler import BucketSampler
 from tests.training.corpus import make_corpus
+from tests.training.runs import start, weights, write_recipe
 
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_corpus(tmp_path_factory.mktemp("data") / "corpus", count=12)
-
-
-def write_recipe(folder: Path, corpus: Path, **trainer: object) -> Path:
-    recipe = {
-        "seed_everything": 3,
-        "checkpoint_minutes": 0,
-        "trainer": {
-            "default_root_dir": str(folder / "exp"),
-            "max_epochs": 2,
-            "accelerator": "cpu",
-            "enable_progress_bar": False,
-            "enable_model_summary": False,
-            "log_every_n_steps": 1,
-            **trainer,
-        },
-        "model": {"layers": 1, "hidden": 16, "dropout": 0.2, "warmup_steps": 2},
-        "ema": {"decay": 0.5},
-        "data": {"train": [str(corpus)], "validation": [str(corpus)], "batch_seconds": 2.5},
-    }
-    path = folder / "recipe.yaml"
-    path.write_text(yaml.safe_dump(recipe))
-    return path
-
-
-def start(recipe: Path, *overrides: str, resume: bool = False) -> Path:
-    bundle = run.train(["--config", str(recipe), *overrides], resume)
-    assert bundle is not None
-    return bundle
-
-
-def weights(root: Path) -> dict[str, torch.Tensor]:
-    checkpoint = torch.load(root / "last.ckpt", weights_only=True)
-    return {
-        **checkpoint["state_dict"],
-        **{f"now.{k}": v for k, v in checkpoint["current_model_state"].items()},
-    }
 
 
 def test_a_run_leaves_bundle_logs_curves_and_its_settings(
@@ -398,91 +360,3 @@ def test_wer_is_summed_over_batches_before_it_is_divided(
     words = sum(map(len, texts))
     errors = sum(len(t) - ("BE" in t) for t in texts)
     assert read_curves(tmp_path / "exp" / "logs")["val_wer"][-1][1] == pytest.approx(errors / words)
-
-
-DUMPER = """
-import sys, torch
-from asr.cli import main
-from asr.training.module import CTCModule
-
-losses = CTCModule.losses
-def keep_ids(self, batch, features):
-    if self.training and self.global_step == 0:
-        torch.save(batch.ids, f"{sys.argv[2]}/ids{self.global_rank}")
-    return losses(self, batch, features)
-def dump(self, optimizer):
-    if self.global_step == 0 and self.global_rank == 0:
-        torch.save(self.model.state_dict(), f"{sys.argv[2]}/weights")
-        torch.save({n: p.grad for n, p in self.model.named_parameters()}, f"{sys.argv[2]}/gradients")
-CTCModule.losses, CTCModule.on_before_optimizer_step = keep_ids, dump
-sys.exit(main(["train", "--config", sys.argv[1]]))
-"""
-
-
-def test_two_processes_train_as_one_would(tmp_path: Path, corpus: Path) -> None:
-    recipe = write_recipe(tmp_path, corpus, devices=2, strategy="ddp", max_epochs=1)
-    settings = yaml.safe_load(recipe.read_text())
-    still = {"time_masks": 0, "time_frames": 1, "time_share": 1.0, "frequency_masks": 0, "frequency_bins": 1}
-    settings["model"] |= {"dropout": 0.0, "spec_augment": still}
-    recipe.write_text(yaml.safe_dump(settings))
-    (tmp_path / "dump.py").write_text(DUMPER)
-    command = [sys.executable, str(tmp_path / "dump.py"), str(recipe), str(tmp_path)]
-    process = subprocess.run(command, capture_output=True, text=True, timeout=200)
-    assert process.returncode == 0, process.stderr[-2000:]
-
-    data = SpeechDataset([corpus], Tokenizer())
-    root = tmp_path / "exp"
-    alone = BucketSampler(data.lengths, 250)
-    assert torch.load(root / "last.ckpt", weights_only=True)["global_step"] == -(-len(alone) // 2)
-
-    # Gradients of the first step: those of one process with both batches.
-    ids = [id for rank in range(2) for id in torch.load(tmp_path / f"ids{rank}")]
-    assert len(set(ids)) == len(ids) > 2
-    module = CTCModule(layers=1, hidden=16, dropout=0.0)
-    module.model.load_state_dict(torch.load(tmp_path / "weights"))
-    both = data[[next(i for i, item in enumerate(data.items) if item.entry.id == id) for id in ids]]
-    losses, _, _ = module.losses(both, both.features)
-    (losses.sum() / both.target_lengths.sum()).backward()
-    for name, gradient in torch.load(tmp_path / "gradients").items():
-        expected = dict(module.model.named_parameters())[name].grad
-        torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-6)
-
-    # Errors of the last validation: those that one process counts.
-    state = torch.load(root / "best.ckpt", weights_only=True)["state_dict"]
-    module.load_state_dict(state)
-    module.eval()
-    every = data[list(range(len(data)))]
-    with torch.inference_mode():
-        _, log_probs, lengths = module.losses(every, every.features)
-    texts = [
-        greedy(row[:n], Tokenizer(), 1.0).text for row, n in zip(log_probs.numpy(), lengths, strict=True)
-    ]
-    logged = read_curves(root / "logs")["val_wer"]
-    assert len(logged) == 1 and logged[0][1] == pytest.approx(jiwer.wer(every.texts, texts))
-    assert (root / "bundle" / "config.json").exists()
-
-
-ENDED = """
-import os, signal, sys
-from asr.cli import main
-from asr.training.module import CTCModule
-
-step = CTCModule.training_step
-def training_step(self, batch, batch_idx):
-    if self.global_step == 2 and str(self.global_rank) in sys.argv[2]:
-        os.kill(os.getpid(), signal.SIGTERM)
-    return step(self, batch, batch_idx)
-CTCModule.training_step = training_step
-sys.exit(main(["train", "--config", sys.argv[1], "--checkpoint_minutes=99"]))
-"""
-
-
-@pytest.mark.parametrize("asked", ["01", "1"])
-def test_two_processes_end_together_whichever_is_asked(tmp_path: Path, corpus: Path, asked: str) -> None:
-    recipe = write_recipe(tmp_path, corpus, devices=2, strategy="ddp", max_epochs=1)
-    (tmp_path / "ended.py").write_text(ENDED)
-    command = [sys.executable, str(tmp_path / "ended.py"), str(recipe), asked]
-    process = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert process.returncode == 75, process.stderr[-2000:]
-    assert "exp: asked to end; go on with --resume\n" in process.stderr
-    assert torch.load(tmp_path / "exp" / "recent.ckpt", weights_only=True)["global_step"] == 3
