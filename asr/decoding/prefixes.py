@@ -102,7 +102,7 @@ def prospects(
             ahead += settings.unknown_ahead
         else:
             ahead += settings.lm_weight * models.trie.nodes[place].ahead
-        return prefix.score, ahead, np.int64(prefix.lm_state), hot_state
+        return prefix.score, ahead, int(np.int64(prefix.lm_state)), hot_state
     if prefix.end_entry != entry:  # asked in frame after frame, so it is kept
         word = models.word_ids[entry] if entry >= 0 else UNKNOWN
         log_prob, state = score_word(models.lm, prefix.lm_state, word)
@@ -113,7 +113,7 @@ def prospects(
             prefix.end_gain += settings.unknown_penalty
     hot_state = graph.next_states[hot_state, graph.word_ends[entry] if entry >= 0 else WORD_END]
     score = prefix.score + prefix.end_gain + graph.rewards[hot_state]
-    return score, graph.ahead[hot_state], np.int64(prefix.end_state), hot_state
+    return score, graph.ahead[hot_state], int(np.int64(prefix.end_state)), hot_state
 
 
 @kernel

@@ -66,7 +66,7 @@ class Stream:
     ) -> None:
         self._search, self._separator = search, tokenizer.separator
         self._frame_seconds, self._temperature = frame_seconds, temperature
-        self._frames = np.zeros((0, tokenizer.size), dtype=np.float32)
+        self._frames: np.ndarray = np.zeros((0, tokenizer.size), dtype=np.float32)
         self._fresh: list[np.ndarray] = []
         self._count, self._due, self._forgotten = 0, LOOK_BACK, 0
         self._words: list[Word] = []

@@ -239,7 +239,8 @@ def write_index(folder: Path, accept: Callable[[Entry], bool] = lambda _: True) 
     at natural speed.
     """
     utterances, frames = 0, 0
-    total, squares = np.zeros(1), np.zeros(1)
+    total: np.ndarray = np.zeros(1)
+    squares: np.ndarray = np.zeros(1)
     speeds: set[float] = set()
     shards: dict[str, int] = {}
     natural = (item for item in read_records(folder) if item[1].speed == 1.0)

@@ -40,7 +40,7 @@ class Cutter:
 
     def __init__(self, grid: FrameGrid, longest: int, context: int) -> None:
         self._grid, self._longest, self._context = grid, longest, context
-        self._blocks = [np.zeros(0, dtype=np.float32)]
+        self._blocks: list[np.ndarray] = [np.zeros(0, dtype=np.float32)]
         self._count = 0
         self._keep_from = 0
 

@@ -139,7 +139,7 @@ def _build(
 ) -> NgramLM:
     builder = NgramBuilder([int(np.count_nonzero(stays)) for stays in kept])
     words = _renumbered(kept[0])
-    nodes = np.zeros(1, np.uint32)
+    nodes: np.ndarray = np.zeros(1, np.uint32)
     for n, (level, stays) in enumerate(zip(levels, kept, strict=True)):
         backoff = np.log10(backoffs[n][stays]) if n + 1 < len(levels) else np.zeros(0, np.float32)
         # Rounding may have left a probability a hair above one.

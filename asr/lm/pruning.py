@@ -62,8 +62,8 @@ def _context_log_probs(lm: NgramArrays) -> np.ndarray:
     """log10 of how likely each context is, by the chain rule."""
     log_probs = np.zeros(len(lm.backoffs))
     for parent in range(len(log_probs)):
-        first, last = np.int64(lm.first_children[parent]), np.int64(lm.first_children[parent + 1])
-        for node in range(first, min(last, len(log_probs))):
+        first = np.int64(lm.first_children[parent])
+        for node in range(first, np.int64(min(lm.first_children[parent + 1], len(log_probs)))):
             own = lm.log_probs[1 + END] if node == 1 + BEGIN else lm.log_probs[node]
             log_probs[node] = log_probs[parent] + own
     return log_probs

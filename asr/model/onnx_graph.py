@@ -88,7 +88,7 @@ def _front_end(graph: _Graph, log_mel: LogMel) -> tuple[str, str]:
     filters = graph.constant(log_mel.filters)
     squared = graph.add("Transpose", squared, perm=[0, 2, 1])
     bands = graph.add("MatMul", squared, graph.add("Concat", filters, filters, axis=0))
-    return graph.add("Log", graph.add("Add", bands, graph.constant(np.float32(c.floor)))), frames
+    return graph.add("Log", graph.add("Add", bands, graph.constant(c.floor))), frames
 
 
 def _fourier_kernel(graph: _Graph, log_mel: LogMel) -> str:

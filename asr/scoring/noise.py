@@ -127,7 +127,8 @@ class Recorded:
 
 def _stretch(path: Path, start: int, samples: int) -> np.ndarray:
     """`float32[at most samples]` of a recording from a sample on; no more of it is held in memory."""
-    parts, seen = [np.zeros(0, np.float32)], 0
+    parts: list[np.ndarray] = [np.zeros(0, np.float32)]
+    seen = 0
     for block in audio.stream(path):
         parts.append(block[max(0, start - seen) : max(0, start + samples - seen), 0].copy())
         seen += len(block)
