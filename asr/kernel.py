@@ -37,7 +37,7 @@ class _Notice(Listener):  # type: ignore[misc]  # numba has no types
 
     def on_start(self, event: Event) -> None:
         if not self.told and sys.stderr.isatty():
-            complain("compiling the decoder, once on this machine; it may take half a minute")
+            complain("compiling the decoder, once on this machine; it may take a minute")
         self.told = True
 
     def on_end(self, event: Event) -> None:

@@ -5,7 +5,8 @@
 
 The same model is trained on the same synthetic corpus, whose utterances have the lengths of LibriSpeech's:
 
-ours     asr's data module, sampler and LightningModule under Lightning's trainer, in bf16
+ours     asr's data module, sampler and LightningModule under Lightning's trainer, in bf16 (as `asr train`,
+         in float32 on a CPU that only emulates bf16)
 packed   nn.GRU or nn.LSTM on packed sequences, batches of a fixed number of utterances from a shuffled
          loader, float32
 
@@ -17,12 +18,12 @@ is as large as with one: on a CPU with one thread each (gloo), on CUDA with one 
 times an epoch between barriers, and it is an epoch of the whole corpus. packed stays one process, on a CPU
 with all threads, on CUDA with one GPU. With --compile (CUDA only), torch.compile takes ours' subsampling.
 
-Shares by part are those of the parts alone, forward and backward, on one batch of median length (median of
-five), by one process. `data_wait_share` is the time that the trainer waits for batches (in the first
+Shares by part are those of the parts alone, forward and backward, on one batch of median length (median
+of five), by one process. `data_wait_share` is the time that the trainer waits for batches (in the first
 process); `loader_xrt` how fast one thread of the host makes them. `mfu` is the model's floating-point
-operations a second, three times those of the forward pass, over what a product of large bf16 matrices reaches
-on this device (times the GPUs) in the same run. `projection` is arithmetic: epochs of 100 and 960 hours at
-the speed of ours.
+operations a second, three times those of the forward pass, over what a product of large matrices of ours'
+type reaches on this device (times the GPUs) in the same run. `projection` is arithmetic: epochs of 100
+and 960 hours at the speed of ours.
 """
 
 import argparse
@@ -50,6 +51,7 @@ from asr.model.recurrent import CELLS, Cell, reversal_index
 from asr.text import Tokenizer
 from asr.training.data import Batch, SpeechData, SpeechDataset
 from asr.training.module import CTCModule, ctc_losses
+from asr.training.run import cpu_has_bfloat16
 from benchmarks.synthetic import write_corpus
 
 
@@ -94,6 +96,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "device": torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {os.cpu_count()} cores",
         "cell": arguments.cell,
         "processes": arguments.processes,
+        "type": str(ours_type(device)).removeprefix("torch."),
         "compiled": arguments.compile,
         "parameters": sum(p.numel() for p in new_module(arguments).parameters()),
         "ours.audio_hours_per_second": rate,
@@ -106,6 +109,11 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "parts": parts(compiled(new_module(arguments), arguments).to(device), batch, device),
         "projection": {f"{h} hours: seconds an epoch": h / rate for h in (100, 960)},
     }
+
+
+def ours_type(device: torch.device) -> torch.dtype:
+    """Of the matrix products."""
+    return torch.bfloat16 if device.type == "cuda" or cpu_has_bfloat16() else torch.float32
 
 
 def new_module(arguments: argparse.Namespace) -> CTCModule:
@@ -188,7 +196,7 @@ def train_ours(arguments: argparse.Namespace, folder: Path) -> tuple[float, floa
         accelerator=arguments.device,
         devices=arguments.processes,
         strategy="ddp_spawn" if arguments.processes > 1 else "auto",
-        precision="bf16-mixed",
+        precision="bf16-mixed" if ours_type(torch.device(arguments.device)) == torch.bfloat16 else "32-true",
         max_epochs=1 + arguments.epochs,
         limit_val_batches=0,
         num_sanity_val_steps=0,
@@ -292,8 +300,8 @@ def parts(module: CTCModule, batch: Batch, device: torch.device) -> dict[str, fl
 
 
 def both_ways(part: Callable[[], Tensor], device: torch.device) -> None:
-    """Forward in bf16 where autocast has it so, and backward."""
-    with torch.autocast(device.type, torch.bfloat16):
+    """Forward, in bf16 where ours has it and autocast takes it, and backward."""
+    with torch.autocast(device.type, torch.bfloat16, enabled=ours_type(device) == torch.bfloat16):
         output = part()
     output.float().sum().backward()
 
@@ -320,9 +328,9 @@ def forward_operations(model: AcousticModel) -> float:
 
 
 def matrix_peak(device: torch.device) -> float:
-    """Floating-point operations a second of a large bf16 product."""
+    """Floating-point operations a second of a large product."""
     n = 8192 if device.type == "cuda" else 2048
-    a, b = (torch.randn(n, n, device=device, dtype=torch.bfloat16) for _ in range(2))
+    a, b = (torch.randn(n, n, device=device, dtype=ours_type(device)) for _ in range(2))
     return 2.0 * n**3 / median_time(lambda: torch.mm(a, b), device)  # type: ignore[arg-type, return-value]
 
 
@@ -355,7 +363,7 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(
         (
             f"{result['device']}, {result['parameters'] / 1e6:.1f} M parameters, {result['cell']}; ours by "
-            f"{result['processes']} process{'es' * (result['processes'] > 1)}"
+            f"{result['processes']} process{'es' * (result['processes'] > 1)} in {result['type']}"
             f"{', subsampling compiled' * result['compiled']}",
             f"ours    {ours:.4f} hours of audio a second ({3600 * ours:.0f} x real time)",
             f"packed  {packed:.4f} hours of audio a second ({3600 * packed:.0f} x real time)",

@@ -86,7 +86,7 @@ def test_command(command: str, place: Path) -> None:
 @pytest.mark.parametrize("block", [block for kind, block in BLOCKS if kind == "python"])
 def test_python(block: str, place: Path) -> None:
     process = subprocess.run(
-        [sys.executable, "-c", block], cwd=place, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", block], cwd=place, capture_output=True, text=True, timeout=280
     )
     assert process.returncode == 0, process.stderr[-2000:]
 
@@ -139,10 +139,8 @@ def test_the_wheel_is_whole(tmp_path: Path) -> None:
     shipped = {p.name for p in (ROOT / "asr" / "box").iterdir()}
     assert shipped == {p.name for p in (unpacked / "asr" / "box").iterdir()}
     metadata = next(unpacked.glob("*.dist-info/METADATA")).read_text()
-    base = [
-        line for line in metadata.splitlines() if line.startswith("Requires-Dist") and "extra" not in line
-    ]
-    assert not any("torch" in line for line in base) and len(base) == 8
+    base = re.findall(r"^Requires-Dist: (\w+)(?!.*extra)", metadata, re.M)
+    assert "torch" not in base and len(set(base)) == 8
     write_bundle(tmp_path / "bundle")
     soundfile.write(tmp_path / "talk.wav", speak("SO IT IS"), 16_000)
     code = "import sys; sys.modules['torch'] = None; from asr.cli import main; sys.exit(main())"
