@@ -14,10 +14,11 @@ The first three get the same batch: utterances of one bucket of the sampler (5 %
 LibriSpeech's, which are stretched for batches longer than its longest. Frames are of 40 ms. `faster` is the
 speed beside packed's, in valid frames a second; times are medians after a step to warm up, the ways taking
 turns. `difference` is the greatest one between an output in the batch and alone, over some utterances, in
-the same run; even has no padding, so that its difference is rounding alone. In 16 bits, packed and even have
-16-bit weights, while the others cast theirs in every step, as in training; float32 is what PyTorch makes of
-it (on CUDA: TensorFloat-32). PyTorch lets cuDNN keep weights on the chip (persistent kernels) only for some
-unpacked input: up to 128 units, and LSTMs of one direction in float16 in batches of up to 128.
+the same run; even has no padding, so that its difference is rounding alone. In 16 bits, packed and even
+have 16-bit weights and no autocast, while the others cast theirs in every step, as in training; float32 is
+what PyTorch makes of it (on CUDA: TensorFloat-32). PyTorch lets cuDNN keep weights on the chip (persistent
+kernels) only for some unpacked input: up to 128 units, and LSTMs of one direction in float16 in batches of
+up to 128.
 """
 
 import argparse
@@ -77,7 +78,12 @@ class Packed(nn.Module):
         """`[B, T, 2H]`."""
         packed = pack_padded_sequence(batch.x, batch.lengths, batch_first=True, enforce_sorted=False)
         frames = batch.x.shape[1]
-        output: Tensor = pad_packed_sequence(self.rnn(packed)[0], batch_first=True, total_length=frames)[0]
+        with torch.autocast(
+            batch.x.device.type, enabled=False
+        ):  # which takes float16 on CUDA, whatever is asked
+            output: Tensor = pad_packed_sequence(self.rnn(packed)[0], batch_first=True, total_length=frames)[
+                0
+            ]
         return output
 
 
@@ -133,7 +139,8 @@ class Even(nn.Module):
 
     def forward(self, batch: Padded) -> Tensor:
         """`[B, T, 2H]`."""
-        output: Tensor = self.rnn(batch.x)[0]
+        with torch.autocast(batch.x.device.type, enabled=False):
+            output: Tensor = self.rnn(batch.x)[0]
         return output
 
 

@@ -18,12 +18,12 @@ is as large as with one: on a CPU with one thread each (gloo), on CUDA with one 
 times an epoch between barriers, and it is an epoch of the whole corpus. packed stays one process, on a CPU
 with all threads, on CUDA with one GPU. With --compile (CUDA only), torch.compile takes ours' subsampling.
 
-Shares by part are those of the parts alone, forward and backward, on one batch of median length (median
-of five), by one process. `data_wait_share` is the time that the trainer waits for batches (in the first
-process); `loader_xrt` how fast one thread of the host makes them. `mfu` is the model's floating-point
-operations a second, three times those of the forward pass, over what a product of large matrices of ours'
-type reaches on this device (times the GPUs) in the same run. `projection` is arithmetic: epochs of 100
-and 960 hours at the speed of ours.
+Shares by part are those of the parts alone, forward and backward, on one batch of median length (median of
+five), by one process. `data_wait_share` is the time that the trainer waits for batches (in the first
+process, by its profiler); `loader_xrt` how fast one thread of the host makes them. `mfu` is the model's
+floating-point operations a second, three times those of the forward pass, over what a product of large
+matrices of ours' type reaches on this device (times the GPUs) in the same run. `projection` is arithmetic:
+epochs of 100 and 960 hours at the speed of ours.
 """
 
 import argparse
@@ -42,13 +42,16 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.utilities import move_data_to_device
+from pytorch_lightning.profilers import SimpleProfiler
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from torch.utils.data import DataLoader
 
 from asr.model.acoustic import AcousticModel
 from asr.model.recurrent import CELLS, Cell, reversal_index
+from asr.model.subsampling import Subsampling
 from asr.text import Tokenizer
+from asr.training.averaging import WeightAverage
 from asr.training.data import Batch, SpeechData, SpeechDataset
 from asr.training.module import CTCModule, ctc_losses
 from asr.training.run import cpu_has_bfloat16
@@ -150,22 +153,14 @@ class Clock(pl.Callback):
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start."""
         self._wait_for_all(trainer, pl_module)
-        self._begin = self._last = time.perf_counter()
-        self._waited = 0.0
-
-    def on_train_batch_start(self, *args: Any) -> None:
-        """The batch is there."""
-        self._waited += time.perf_counter() - self._last
-
-    def on_train_batch_end(self, *args: Any) -> None:
-        """The next one is wanted."""
-        self._last = time.perf_counter()
+        fetches(trainer).clear()
+        self._begin = time.perf_counter()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Stop."""
         self._wait_for_all(trainer, pl_module)
         self.epochs.append(time.perf_counter() - self._begin)
-        self.waits.append(self._waited)
+        self.waits.append(sum(fetches(trainer)))
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Tell."""
@@ -175,6 +170,12 @@ class Clock(pl.Callback):
     def _wait_for_all(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         synchronize(pl_module.device)
         trainer.strategy.barrier()
+
+
+def fetches(trainer: pl.Trainer) -> list[float]:
+    """Seconds that the trainer waited for each batch, as its profiler notes them."""
+    assert isinstance(trainer.profiler, SimpleProfiler)
+    return trainer.profiler.recorded_durations["[_TrainingEpochLoop].train_dataloader_next"]
 
 
 def quieten() -> None:
@@ -206,7 +207,8 @@ def train_ours(arguments: argparse.Namespace, folder: Path) -> tuple[float, floa
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        callbacks=[Clock(folder / "clock.json", arguments)],
+        profiler=SimpleProfiler(),
+        callbacks=[WeightAverage(), Clock(folder / "clock.json", arguments)],
     )
     trainer.fit(new_module(arguments), data)
     clock = json.loads((folder / "clock.json").read_text())
@@ -215,16 +217,19 @@ def train_ours(arguments: argparse.Namespace, folder: Path) -> tuple[float, floa
 
 
 class PackedLayer(nn.Module):
-    """A bidirectional layer on packed sequences, in the place of a RecurrentLayer."""
+    """A bidirectional layer on packed sequences, in the place of a RecurrentLayer.
+
+    The examples know the lengths `int64[B]` on the host, once a batch; `lengths` is set to them."""
+
+    lengths: Tensor
 
     def __init__(self, cell: Cell, width: int, hidden: int) -> None:
         super().__init__()
         self.rnn = CELLS[cell](width, hidden, batch_first=True, bidirectional=True)
 
     def forward(self, x: Tensor, reversal: Tensor) -> Tensor:
-        """`[B, T, D]` -> `[B, T, 2H]`; the first place of a reversed utterance tells its length."""
-        lengths = (reversal[:, 0] + 1).cpu()
-        packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+        """`[B, T, D]` -> `[B, T, 2H]`."""
+        packed = pack_padded_sequence(x, self.lengths, batch_first=True, enforce_sorted=False)
         output: Tensor = pad_packed_sequence(self.rnn(packed)[0], batch_first=True, total_length=x.shape[1])[
             0
         ]
@@ -236,7 +241,8 @@ def train_packed(
 ) -> float:
     """Median seconds of an epoch."""
     a = module.model.architecture
-    module.model.recurrent = nn.ModuleList(PackedLayer(a.cell, a.width, a.hidden) for _ in range(a.layers))
+    layers = [PackedLayer(a.cell, a.width, a.hidden) for _ in range(a.layers)]
+    module.model.recurrent = nn.ModuleList(layers)
     module.to(device).train()
     optimizer = torch.optim.AdamW(module.parameters(), 1e-3)
     loader = DataLoader(
@@ -251,6 +257,8 @@ def train_packed(
         synchronize(device)
         begin = time.perf_counter()
         for batch in loader:
+            for layer in layers:
+                layer.lengths = Subsampling.output_lengths(batch.lengths)
             batch = move_data_to_device(batch, device)
             masked = module.spec_augment(batch.features, module.model.centre(batch.features, batch.lengths))
             losses, _, _ = module.losses(batch, masked)

@@ -12,13 +12,14 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import EMAWeightAveraging, ModelCheckpoint
+from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_warn
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from asr.errors import TrainingError, TrainingStoppedError
+from asr.training.averaging import WeightAverage
 from asr.training.callbacks import EpochLine, plot_curves
 from asr.training.checkpoints import EndTogether, RecentCheckpoint, WholeCheckpoints, newest_checkpoint
 from asr.training.data import SpeechData
@@ -34,8 +35,7 @@ class TrainCLI(LightningCLI):
             "--resume goes on with the run in trainer.default_root_dir from its newest checkpoint; "
             "--resume=auto does so if there is one, and else starts."
         )
-        parser.add_lightning_class_args(EMAWeightAveraging, "ema")
-        parser.set_defaults({"ema.decay": 0.999, "ema.use_buffers": False})
+        parser.add_lightning_class_args(WeightAverage, "ema")
         parser.add_argument(
             "--checkpoint_minutes", type=float, default=5.0, help="Minutes of training that a kill may cost."
         )

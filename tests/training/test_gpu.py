@@ -11,6 +11,7 @@ from torch import Tensor
 from asr.model.recurrent import Cell, RecurrentLayer, reversal_index
 from asr.text import Tokenizer
 from asr.training import module as training
+from asr.training.averaging import WeightAverage
 from asr.training.data import Batch, SpeechData, SpeechDataset
 from asr.training.module import CTCModule, ctc_losses
 from tests.training.corpus import make_corpus
@@ -101,11 +102,12 @@ class Watch(pl.Callback):
         self.ids = {item.entry.id: i for i, item in enumerate(self.expected.items)}
         self.watched = 0
 
-    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: object) -> None:
-        """Called by the trainer."""
-        if trainer.global_step >= 3:
+    def begin(self, module: CTCModule, batch: Batch, _: int) -> Batch:
+        """Called by the trainer before a batch goes to the device."""
+        if module.global_step >= 3:
             self.watched += 1
             torch.cuda.set_sync_debug_mode("error")
+        return batch
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: object, batch: Batch, _: int
@@ -131,6 +133,7 @@ def test_nothing_but_ctc_makes_a_step_wait(
 ) -> None:
     monkeypatch.setattr(training, "ctc_losses", stand_in)
     watch = Watch(corpus)
+    monkeypatch.setattr(CTCModule, "on_before_batch_transfer", lambda *given: watch.begin(*given))
     trainer = pl.Trainer(
         accelerator="gpu" if DEVICE.type == "cuda" else "cpu",
         devices=1,
@@ -143,7 +146,7 @@ def test_nothing_but_ctc_makes_a_step_wait(
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        callbacks=[watch],
+        callbacks=[WeightAverage(), watch],
     )
     data = SpeechData([corpus], [corpus], 2.5, resident=resident)
     try:
