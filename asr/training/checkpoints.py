@@ -37,7 +37,7 @@ class WholeCheckpoints(TorchCheckpointIO):
 class RecentCheckpoint(ModelCheckpoint):
     """Saves in mid-epoch only: resumed from after an epoch's last batch, its validation would be skipped.
 
-    It also saves when the run is asked to end (SIGTERM), unless an epoch's validation is under way.
+    It also saves when the run is asked to end (SIGTERM), unless a validation is under way.
     """
 
     def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
@@ -49,7 +49,8 @@ class RecentCheckpoint(ModelCheckpoint):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
         """Called by the trainer, after a step that is whole."""
-        in_epoch = not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
+        # While it validates, weights and their averages have changed places.
+        in_epoch = trainer.training and not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
         if in_epoch and isinstance(exception, SIGTERMException):
             trainer.save_checkpoint(Path(self.dirpath or ".") / f"{self.filename}.ckpt")
 

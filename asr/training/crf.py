@@ -124,7 +124,8 @@ class _LogTotal(torch.autograd.Function):
             token, blank = chain.forward(*state, frame)
             scale = token.sum((0, 2)) + blank.sum((0, 2))
             state = token / scale[:, None], blank / scale[:, None]
-            states.append(state)
+            if ctx.needs_input_grad[0]:
+                states.append(state)
             sums.append(scale)
         ends = ((state[0] + state[1]) * chain.end).sum((0, 2))
         ctx.chain, ctx.states = chain, states

@@ -76,7 +76,7 @@ class SpeechDataset(Dataset[Batch]):
         resident: bool = False,
     ) -> None:
         self.stores = [FeatureStore(folder) for folder in folders]
-        self.resident = ResidentFeatures(self.stores) if resident else None
+        self.resident = ResidentFeatures(self.stores, speeds) if resident else None
         self.items: list[Item] = []
         spelling = Spelling(lexicon, tokenizer) if lexicon else None
         for folder, store in zip(folders, self.stores, strict=True):
@@ -171,7 +171,8 @@ class SpeechData(pl.LightningDataModule):
     Args:
         train: Folders made by `asr prepare` to train on.
         validation: Folders made by `asr prepare` to validate on; never augmented.
-        batch_seconds: Most seconds of audio in a batch, padding included, on each device.
+        batch_seconds: Most seconds of audio in a batch, padding included, on each device; with
+            model.consistency, twice that is in its memory.
         speeds: Speeds of the training data to use; those other than 1.0 must have been prepared.
         units: What the model emits: the characters of an alphabet, or a list of phones. Token 0 is the CTC
             blank, token i+1 the i-th unit.
@@ -218,7 +219,7 @@ class SpeechData(pl.LightningDataModule):
     def _loader(self, dataset: SpeechDataset, sampler: BucketSampler) -> DataLoader[Batch]:
         # A batch is one gather from memory maps, so worker processes would only add latency. The loader's
         # own generator keeps it from drawing on the global one, which would break exact resuming.
-        pin = torch.cuda.is_available()  # so that the copy to the device overlaps with its work
+        pin = torch.cuda.is_available()  # so that the host does not wait for the copy to the device
         generator = torch.Generator()
         return DataLoader(dataset, sampler=sampler, batch_size=None, generator=generator, pin_memory=pin)
 

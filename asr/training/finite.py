@@ -1,5 +1,6 @@
 """Steps whose gradients are not finite: skipped on the device, told by the host when it learns of them."""
 
+import warnings
 from collections import deque
 from collections.abc import Iterable, Sequence
 
@@ -63,10 +64,16 @@ class SkippedSteps:
             return
         self._in_a_row += 1
         bad = dict.fromkeys(id for id, loss in zip(ids, verdict[1:], strict=True) if not loss.isfinite())
-        of = f"the loss of {', '.join(bad)}" if bad else f"a gradient, in the batch of {', '.join(ids)},"
+        if bad:
+            of = f"the loss of {', '.join(bad)}"
+        elif torch.distributed.is_available() and torch.distributed.is_initialized():
+            of = "a gradient, in a batch of this or another process,"
+        else:
+            of = f"a gradient, in the batch of {', '.join(ids)},"
         if self._in_a_row >= MOST_SKIPPED:
             raise TrainingError(
                 f"{MOST_SKIPPED} steps in a row were not finite, at last step {step}: {of}; go on from the "
                 "last checkpoint with --resume and a lower --model.learning_rate, or look at these recordings"
             )
-        rank_zero_warn(f"step {step} was skipped: {of} is not finite")
+        # Of several processes, only the one whose batch it was knows the names.
+        (warnings.warn if bad else rank_zero_warn)(f"step {step} was skipped: {of} is not finite")

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 
 from asr.decoding.greedy import greedy
 from asr.errors import TrainingError
@@ -97,6 +98,13 @@ class CTCModule(pl.LightningModule):
         self.crf = crf
         self.seed = seed
         self._skipped = SkippedSteps()
+        self._ids: list[str] = []  # of this step's batches, and their losses
+        self._losses: list[Tensor] = []
+        # All buffers are constants, which each process computes alike.
+        constants = [name for name, _ in self.named_buffers()]
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(  # type: ignore[no-untyped-call]
+            self, constants
+        )
 
     def setup(self, stage: str) -> None:
         """Take the training data's statistics. Called by the trainer."""
@@ -113,7 +121,11 @@ class CTCModule(pl.LightningModule):
         optimizer = torch.optim.AdamW(
             self.parameters(), self.learning_rate, weight_decay=self.weight_decay, fused=True
         )
-        total = int(self.trainer.estimated_stepping_batches)
+        total = self.trainer.estimated_stepping_batches
+        if math.isinf(total):
+            raise TrainingError(
+                "the learning rate's schedule needs an end; set --trainer.max_epochs or --trainer.max_steps"
+            )
 
         def share(step: int) -> float:
             if step < self.warmup_steps:
@@ -148,10 +160,12 @@ class CTCModule(pl.LightningModule):
             features = self.noise(features, batch.lengths, views=2 if self.consistency else 1)
         masked = self.spec_augment(features, self.model.centre(features, batch.lengths))
         losses, log_probs, lengths = self.losses(batch, masked)
-        self._ids, self._losses = batch.ids, losses
+        self._ids += batch.ids
+        self._losses.append(losses.detach())
         tokens = mean_over_ranks(batch.target_lengths.sum().float())
         loss = losses.sum() / tokens
-        self.log("loss", loss.detach(), prog_bar=True, batch_size=len(batch.ids))
+        # To show it, the host waits for the device.
+        self.log("loss", loss.detach(), prog_bar=not loss.is_cuda, batch_size=len(batch.ids))
         if self.consistency:
             loss = loss + self.consistency * divergence(log_probs, lengths) / tokens
         return loss
@@ -172,9 +186,11 @@ class CTCModule(pl.LightningModule):
         if scaler:
             scaler.unscale_(optimizer)  # which the trainer leaves to a fused optimiser, after the clipping
         skipped = skip_unless_finite(optimizer, list(self.parameters()), gradient_clip_val or 0.0)
+        losses = torch.cat(self._losses)
         if scaler:  # it skips the step itself; gradients alone that overflow are how it finds its scale
-            skipped = skipped * (~self._losses.detach().isfinite()).any()
-        self._skipped.add(self.global_step, self._ids, self._losses, skipped)
+            skipped = skipped * (~losses.isfinite()).any()
+        self._skipped.add(self.global_step, self._ids, losses, skipped)
+        self._ids, self._losses = [], []
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """What is set now holds, not what was set when the checkpoint was written."""
@@ -182,6 +198,8 @@ class CTCModule(pl.LightningModule):
             scheduler["base_lrs"] = [self.learning_rate for _ in scheduler["base_lrs"]]
         for optimizer in checkpoint["optimizer_states"]:
             for group in optimizer["param_groups"]:
+                group["lr"] *= self.learning_rate / group["initial_lr"]
+                group["initial_lr"] = self.learning_rate
                 group["weight_decay"] = self.weight_decay
                 group["fused"] = True
 
@@ -190,15 +208,12 @@ class CTCModule(pl.LightningModule):
         # word errors, words, character errors, characters, nats, tokens, non-empty hypotheses
         self._sums = torch.zeros(7, dtype=torch.float64)
         self._some_ids: list[str] = []
+        self._broken: list[str] = []
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Count the errors of greedy decoding."""
         losses, log_probs, lengths = self.losses(batch, batch.features)
-        if broken := [id for id, loss in zip(batch.ids, losses.tolist(), strict=True) if math.isnan(loss)]:
-            raise TrainingError(
-                f"the validation loss is not a number after step {self.global_step} for {name_some(broken)}; "
-                "look at these recordings, or start anew with a lower --model.learning_rate"
-            )
+        self._broken += [id for id, loss in zip(batch.ids, losses.tolist(), strict=True) if math.isnan(loss)]
         hypotheses = [
             greedy(row[:length], self.tokenizer, frame_seconds=1.0).text  # times are of no interest here
             for row, length in zip(log_probs.cpu().numpy(), lengths.tolist(), strict=True)
@@ -220,10 +235,16 @@ class CTCModule(pl.LightningModule):
         self._some_ids += batch.ids[:2]
 
     def on_validation_epoch_end(self) -> None:
-        """Sum over batches and ranks, and only then divide."""
+        """Sum over batches and ranks, and only then divide. Raises TrainingError, on all ranks alike."""
         sums = self.trainer.strategy.reduce(self._sums.float().to(self.device), reduce_op="sum")
         assert isinstance(sums, Tensor)
         errors, words, character_errors, characters, nats, tokens, spoken = sums.tolist()
+        if math.isnan(nats):
+            names = name_some(self._broken) if self._broken else "recordings that another process names"
+            raise TrainingError(
+                f"the validation loss is not a number after step {self.global_step} for {names}; "
+                "look at these recordings, or start anew with a lower --model.learning_rate"
+            )
         self.log("val_loss", nats / tokens)
         if not isinstance(self.tokenizer.units, str):
             self.log("val_per", errors / words, prog_bar=True)

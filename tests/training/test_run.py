@@ -20,7 +20,8 @@ from asr.model.export import load_acoustic_model
 from asr.text import Tokenizer
 from asr.training import run
 from asr.training.callbacks import read_curves
-from asr.training.data import SpeechDataset
+from asr.training.data import Batch, SpeechDataset
+from asr.training.finite import SkippedSteps
 from asr.training.module import CTCModule
 from tests.training.corpus import make_corpus
 from tests.training.runs import start, weights, write_recipe
@@ -178,10 +179,21 @@ def test_killed_while_validating_the_validation_is_made_up_for(tmp_path: Path, c
     assert torch.load(tmp_path / "exp" / "best.ckpt", weights_only=True)["global_step"] == 7
 
 
-def test_resuming_takes_the_settings_of_now_or_says_why_not(tmp_path: Path, corpus: Path) -> None:
+def test_resuming_takes_the_settings_of_now_or_says_why_not(
+    tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     recipe = write_recipe(tmp_path, corpus)
     start(recipe, "--trainer.max_epochs=1")
+    rates = []
+    step = CTCModule.training_step
+
+    def training_step(self: CTCModule, batch: Batch, batch_idx: int) -> torch.Tensor:
+        rates.append(self.trainer.optimizers[0].param_groups[0]["lr"])
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(CTCModule, "training_step", training_step)
     start(recipe, "--model.learning_rate=1e-5", resume=True)
+    assert len(rates) == 7 and 0 < max(rates) <= 1e-5
     (schedule,) = torch.load(tmp_path / "exp" / "last.ckpt", weights_only=True)["lr_schedulers"]
     assert schedule["base_lrs"] == [1e-5] and schedule["_last_lr"][0] <= 1e-5
     with pytest.raises(TrainingError, match=r"exp: the checkpoint is of another architecture; set another"):
@@ -232,6 +244,24 @@ def test_a_step_that_is_not_finite_is_skipped_and_named(
     same = {i: all(map(torch.equal, after[i], after[i - 1])) for i in range(1, 7)}
     assert same == {1: False, 2: True, 3: True, 4: False, 5: True, 6: False}
     assert all(p.isfinite().all() for p in after[6])
+
+
+def test_of_several_processes_only_the_one_that_knows_names_utterances(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    skipped, steps = torch.tensor(1.0), SkippedSteps()
+    with pytest.warns(UserWarning, match="^step 1 was skipped: a gradient, in a batch of this or another"):
+        steps.add(1, ["a", "b"], torch.tensor([1.0, 2.0]), skipped)
+    with pytest.warns(UserWarning, match="^step 2 was skipped: the loss of b is not finite$"):
+        steps.add(2, ["a", "b"], torch.tensor([1.0, float("nan")]), skipped)
+
+
+def test_a_schedule_without_an_end_is_refused(tmp_path: Path, corpus: Path) -> None:
+    with pytest.raises(
+        TrainingError, match=r"^the learning rate's schedule needs an end; set --trainer.max_ep"
+    ):
+        start(write_recipe(tmp_path, corpus, max_epochs=-1))
 
 
 def test_clipping_by_value_is_refused(tmp_path: Path, corpus: Path) -> None:
@@ -285,18 +315,22 @@ def test_asked_to_end_it_saves_and_resumes_exactly(tmp_path: Path, corpus: Path,
     assert all(torch.equal(value, actual[name]) for name, value in expected.items())
 
 
+@pytest.mark.parametrize(("every", "stop"), [(7, 7), (3, 3)], ids=["after an epoch", "mid-epoch"])
 def test_asked_to_end_while_it_validates_it_resumes_exactly(
-    tmp_path: Path, corpus: Path, never_killed: Path
+    tmp_path: Path, corpus: Path, every: int, stop: int
 ) -> None:
-    recipe = write_recipe(tmp_path, corpus)
+    (tmp_path / "whole").mkdir()
+    start(write_recipe(tmp_path / "whole", corpus, val_check_interval=every))
+    recipe = write_recipe(tmp_path, corpus, val_check_interval=every)
     program = TERMINATED.replace("training_step", "validation_step").replace("=99", "=0")
-    command = [sys.executable, "-c", program, str(recipe), "7"]
+    command = [sys.executable, "-c", program, str(recipe), str(stop)]
     process = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert process.returncode == 75, process.stderr
     start(recipe, resume=True)
-    expected, actual = weights(never_killed), weights(tmp_path / "exp")
+    expected, actual = weights(tmp_path / "whole" / "exp"), weights(tmp_path / "exp")
     assert all(torch.equal(value, actual[name]) for name, value in expected.items())
-    assert len(read_curves(tmp_path / "exp" / "logs")["val_wer"]) == 2
+    if every == 7:
+        assert len(read_curves(tmp_path / "exp" / "logs")["val_wer"]) == 2
 
 
 def test_a_damaged_checkpoint_is_passed_over(
