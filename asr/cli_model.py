@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,8 @@ def export(options: argparse.Namespace) -> int:
         if error.name != "onnx":
             raise
         raise AsrError("onnx is not installed; asr export needs pip install onnx") from None
+    if options.with_torch and find_spec("safetensors") is None:
+        raise AsrError("safetensors is not installed; --with-torch needs pip install safetensors")
     from rich.filesize import decimal
 
     bundle = options.bundle

@@ -1,6 +1,7 @@
 """The `asr transcribe` command."""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -75,7 +76,7 @@ def transcribe(options: argparse.Namespace) -> int:
     if options.skip_existing:
         if not formats:
             raise UsageError("--skip-existing takes files that may exist; give --format or --out as well")
-        recordings = [r for r in recordings if not all(p.exists() for p in outputs[r.path].values())]
+        recordings = [r for r in recordings if not all(map(os.path.exists, outputs[r.path].values()))]
     if not recordings:
         return failures.status
     from asr.inference.transcriber import load_model
@@ -195,7 +196,7 @@ def _seconds(recordings: "Sequence[Recording]") -> float | None:
     total = 0.0
     for recording in recordings[: _MOST_ASKED + 1]:
         # What is no plain file, as a pipe, can be read only once.
-        if not recording.path.is_file() or len(recordings) > _MOST_ASKED:
+        if not os.path.isfile(recording.path) or len(recordings) > _MOST_ASKED:  # noqa: PTH113 - Path's raises for a name that is too long
             return None
         try:
             seconds = audio.stated_duration(recording.path)

@@ -13,6 +13,7 @@ import argparse
 import json
 import time
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from asr import manifest
 from asr.audio import SAMPLE_RATE
 from asr.cli_decoding import positive
 from asr.cli_evaluate import add_conditions
+from asr.console import check_output
 from asr.errors import AsrError
 from asr.inference.decoder import DecodingOptions
 from asr.inference.transcriber import load_model
@@ -37,6 +39,8 @@ from benchmarks.transcription import spread
 def main() -> None:
     """Parse, measure, print."""
     arguments = parse()
+    if find_spec("pocketsphinx") is None:
+        raise SystemExit("pocketsphinx is not installed; pip install 'pocketsphinx>=5,<6'")
     name = arguments.noise or "white"
     systems: dict[str, Robustness] = {}
     try:
@@ -45,6 +49,7 @@ def main() -> None:
         noise = find_noise(name, everything) if arguments.snr else None
         if arguments.plot:
             check_plot()
+            check_output(arguments.plot)
         asked = conditions(arguments.snr, arguments.tempo)
         model = load_model(arguments.model, arguments.threads, DecodingOptions(greedy=arguments.greedy))
         systems["ours"] = measure(model, utterances, asked, noise, name, arguments.seed)

@@ -71,7 +71,7 @@ def main() -> None:
         for threads in arguments.threads:
             key = "one_thread" if threads == 1 else f"{threads}_threads"
             result[key] = measure(model, utterances, threads, work, arguments)
-        result["cold_start"] = cold_start(model, work, utterances)
+        result["cold_start"] = cold_start(model, work, utterances, ["--greedy"] if arguments.greedy else [])
     result.update(result.get("one_thread", {}))  # stands at the top as well
     print(json.dumps(result, indent=1) if arguments.json else table(result))
 
@@ -98,13 +98,15 @@ def measure(
     model: Path, utterances: "list[Utterance]", threads: int, work: Path, arguments: argparse.Namespace
 ) -> dict[str, Any]:
     """All contenders at so many threads; `ratio_*` is by how much ours is faster than that peer."""
+    from asr.model.bundle import read_config
+
     names = listed(utterances, work / "files.txt")
     greedy = ["--greedy"] if arguments.greedy else []
     options = ["--threads", str(threads), *greedy]
     ours = [sys.executable, "-m", "asr.cli", "transcribe", f"@{names}", *options, "--model"]
     peer = [sys.executable, "-m", "benchmarks.transcribers"]
     commands = {"ours": [*ours, str(model)]}
-    for kind in ("int8", "float16"):
+    for kind in ("int8", "float16") if read_config(model).weights == "float32" else ():
         commands[f"ours_{kind}"] = [*ours, str(smaller(model, kind, work))]
     commands["torch"] = [*peer, "torch", str(names), *options, "--model", str(model)]
     runs: dict[str, list[Outcome]] = {name: [] for name in commands}
@@ -162,7 +164,9 @@ def median(outcomes: Sequence[Outcome]) -> Outcome:
     return replace(outcomes[0], xrt=speed, rss_mib=memory)
 
 
-def cold_start(model: Path, work: Path, utterances: "list[Utterance]") -> dict[str, float]:
+def cold_start(
+    model: Path, work: Path, utterances: "list[Utterance]", options: Sequence[str]
+) -> dict[str, float]:
     """Seconds of the command on ten seconds of speech, and of importing torch."""
     import numpy as np
     import soundfile
@@ -176,8 +180,9 @@ def cold_start(model: Path, work: Path, utterances: "list[Utterance]") -> dict[s
             break
     clip = work / "clip.wav"
     soundfile.write(clip, np.concatenate(speech)[:160_000], 16_000)
+    ours = [sys.executable, "-m", "asr.cli", "transcribe", str(clip), "--model", str(model), *options]
     commands = {
-        "asr_transcribe": [sys.executable, "-m", "asr.cli", "transcribe", str(clip), "--model", str(model)],
+        "asr_transcribe": ours,
         "import_torch": [sys.executable, "-c", "import torch"],
     }
     times: dict[str, list[float]] = {name: [] for name in commands}

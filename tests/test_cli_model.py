@@ -111,6 +111,15 @@ def test_export_without_onnx(
     assert capsys.readouterr().err == "asr: onnx is not installed; asr export needs pip install onnx\n"
 
 
+def test_export_with_torch_without_safetensors(
+    bundle: Path, tmp_path: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("asr.cli_model.find_spec", lambda name: None)
+    assert run("export", bundle, "--weights", "int8", "--with-torch", "--out", tmp_path / "small") == 1
+    said = "asr: safetensors is not installed; --with-torch needs pip install safetensors\n"
+    assert capsys.readouterr().err == said and not (tmp_path / "small").exists()
+
+
 def test_neither_needs_torch(bundle: Path, tmp_path: Path) -> None:
     commands = [["export", str(bundle), "--weights", "float16", "--out", str(tmp_path / "small")]]
     commands.append(["info", str(tmp_path / "small")])

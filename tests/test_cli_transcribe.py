@@ -79,6 +79,17 @@ def test_skip_existing_does_the_rest(standin_bundle: Path, tmp_path: Path, capsy
     assert capsys.readouterr().err == expected
 
 
+def test_a_name_that_none_can_have_keeps_nothing_from_being_done(
+    standin_bundle: Path, tmp_path: Path, capsys: Output
+) -> None:
+    paths = [record(tmp_path / "good.wav", "GOOD"), tmp_path / ("x" * 300 + ".wav")]
+    assert run(standin_bundle, *paths, "--format", "txt", "--skip-existing") == 1
+    assert (tmp_path / "good.txt").read_text() == "GOOD\n"
+    assert capsys.readouterr().err.count("\n") == 1
+    command = [sys.executable, "-m", "asr.cli", "transcribe", *paths, "--model", standin_bundle]
+    assert on_terminal(command, status=1)[0].endswith(b"GOOD\n")
+
+
 def test_one_of_two_files_that_exists_is_not_enough(standin_bundle: Path, tmp_path: Path) -> None:
     path = record(tmp_path / "a.wav", "NEW")
     (tmp_path / "a.txt").write_text("OLD\n")
@@ -249,7 +260,7 @@ def test_killed_and_gone_on(standin_bundle: Path, tmp_path: Path) -> None:
     assert {name: after[name] for name in done} == done  # none was done twice
 
 
-def on_terminal(command: list[str | Path], **options: Any) -> tuple[bytes, str]:
+def on_terminal(command: list[str | Path], status: int = 0, **options: Any) -> tuple[bytes, str]:
     """What a command prints, and what it shows on a terminal as its standard error."""
     ours, theirs = pty.openpty()
     environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120"}
@@ -267,7 +278,7 @@ def on_terminal(command: list[str | Path], **options: Any) -> tuple[bytes, str]:
     out, _ = process.communicate(timeout=60)
     reader.join()
     os.close(ours)
-    assert process.returncode == 0
+    assert process.returncode == status
     return out, b"".join(shown).decode()
 
 

@@ -61,8 +61,8 @@ def prepare_part(
         manifest.write(out / "manifest.jsonl", _relative(spoken, out))
         extraction.write_meta(out, summary, config, fingerprint)
     hours = summary.frames * config.hop / config.sample_rate / 3600
-    count = len(report.problems)
-    report.console.print(f"{out}: {summary.utterances} utterances, {hours:.2f} h, {count} problems")
+    count = f"{len(report.problems)} problem{'s' * (len(report.problems) != 1)}"
+    report.console.print(f"{out}: {summary.utterances} utterances, {hours:.2f} h, {count}")
     return report.problems
 
 

@@ -82,11 +82,12 @@ def _read(source: Path, leave_out: Path | None) -> Iterator[Item]:
 
 
 def _read_folder(folder: Path, leave_out: Path | None) -> Iterator[Item]:
+    left_out = leave_out and leave_out.absolute()
     files = [
         path
         for path in sorted(folder.rglob("*"))
         if not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        and not (leave_out is not None and path.is_relative_to(leave_out))
+        and not (left_out is not None and path.absolute().is_relative_to(left_out))
     ]
     recordings = [path for path in files if path.suffix.lower() in SUFFIXES]
     texts = {path.with_suffix(""): path for path in files if path.suffix.lower() == ".txt"}
@@ -116,7 +117,10 @@ def _read_table(table: Path, delimiter: str) -> Iterator[Item]:
         reader = csv.reader(_lines(table), delimiter="\t", quoting=csv.QUOTE_NONE)
     else:
         reader = csv.reader(_lines(table), delimiter=delimiter, strict=True)
-    keys = next(reader, [])
+    try:
+        keys = next(reader, [])
+    except csv.Error as error:
+        raise PrepareError(f"{table}:1: broken line ({error})") from None
     for key in REQUIRED:
         if key not in keys:
             raise PrepareError(f"{table}: no column {key!r} in the first line, which has {', '.join(keys)}")
@@ -143,7 +147,7 @@ def _read_json_lines(path: Path) -> Iterator[Item]:
             continue
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             yield Problem(name, f"broken line ({error})")
             continue
         if isinstance(row, dict):
@@ -169,7 +173,7 @@ def _row(name: str, row: dict[str, Any], folder: Path) -> Item:
         return Problem(name, "an offset into a longer recording is not supported; cut the recording first")
     try:
         duration = float(row.get("duration") or 0)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         duration = math.nan
     if not 0 <= duration < math.inf:
         return Problem(name, f"duration {row['duration']!r} is not a length in seconds")

@@ -152,14 +152,13 @@ class BeamDecoder:
         return search.finish()
 
     def search(self, options: BeamOptions = BeamOptions()) -> "BeamSearch":
-        """Begin a search whose posteriors come in pieces. Raises DecodingError for hotwords as `decode`."""
+        """Begin a search whose posteriors come in pieces.
+
+        Raises DecodingError for hotwords that none can say, and priors that are missing or do not fit.
+        """
         models = Models(self._trie, self._word_ids, self._arrays, self._graph(options.hotwords))
         begin_state = self._lm.begin_state if self._lm else 0
         return BeamSearch(self, models, self._settings(options), begin_state, options)
-
-    def check_hotwords(self, options: BeamOptions) -> None:
-        """Raise DecodingError if one of the hotwords cannot be said, before there is anything to decode."""
-        self._graph(options.hotwords)
 
     def decode_all(
         self,

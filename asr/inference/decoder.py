@@ -59,7 +59,7 @@ class Decoder:
         if not options.greedy and (lm or lexicon or options.beam):
             self.lm = packed.load(lm) if lm else None
             self.beam = BeamDecoder(self.tokenizer, self.lm, self._lexicon)
-            self.beam.check_hotwords(self.options)
+            self.beam.search(self.options)  # which says what does not fit, before there is anything to decode
         # Confidences of texts that a language model had a hand in need another one.
         key = GREEDY_TEMPERATURE if self.beam is None else TEMPERATURE
         self.temperature = float(config.decoding.get(key, 1.0))

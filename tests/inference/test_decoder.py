@@ -95,6 +95,8 @@ def test_hotwords_at_call_time(bundle: Path, lm: Path) -> None:
         DecodingError, match="the model has no token for '5'"
     ):  # before anything is transcribed
         load_model(bundle, decoding=DecodingOptions(beam=BeamOptions(hotwords=(Hotword("5"),))))
+    with pytest.raises(DecodingError, match="there are no priors to weigh; run asr tune first"):
+        load_model(bundle, decoding=DecodingOptions(beam=BeamOptions(prior_weight=0.5)))
 
 
 def test_settings_of_a_bundle(bundle: Path, lm: Path) -> None:
