@@ -25,6 +25,8 @@ from asr.scoring.calibration import CrossFit, JudgedWord, cross_fit, judge
 from asr.scoring.evaluate import read_all
 
 N_BEST = 30
+LIST_BEAM = 100
+"""Widest beam of lists: their search does not recombine, so its time grows faster than what they tell."""
 MOST_ROUNDS = 10
 STEPS = 21
 PRIOR_WEIGHTS = (0.0, 0.3, 0.6, 0.9)
@@ -86,6 +88,7 @@ def tune(development: Development, lm: NgramLM, options: BeamOptions) -> Tuning:
     so a step that fails halves the next ones' reach.
     """
     options = weigh_priors(development, options)
+    of_lists = replace(options, beam=min(options.beam, LIST_BEAM), n_best=N_BEST)
     scorer = _Scorer(lm)
     spoken = [u.text.split() for u in development.utterances]
     lists: list[dict[str, _Row]] = [{} for _ in spoken]
@@ -93,11 +96,11 @@ def tune(development: Development, lm: NgramLM, options: BeamOptions) -> Tuning:
     best = weights = (options.lm_weight, options.word_bonus)
     reach = 1.0
     while weights not in tried and len(tried) < MOST_ROUNDS:
-        options = replace(options, lm_weight=weights[0], word_bonus=weights[1], n_best=N_BEST)
+        of_lists = replace(of_lists, lm_weight=weights[0], word_bonus=weights[1])
         errors = 0
-        for rows, words, hypotheses in zip(lists, spoken, development.decode(options), strict=True):
+        for rows, words, hypotheses in zip(lists, spoken, development.decode(of_lists), strict=True):
             for hypothesis in hypotheses:
-                rows[hypothesis.text] = scorer.row(hypothesis, words, options)
+                rows[hypothesis.text] = scorer.row(hypothesis, words, of_lists)
             errors += rows[hypotheses[0].text].errors
         if tried and errors >= tried[best]:
             reach /= 2
@@ -105,7 +108,7 @@ def tune(development: Development, lm: NgramLM, options: BeamOptions) -> Tuning:
             best = weights
         tried[weights] = errors
         weights = _best_weights(lists, best, reach)
-    found = replace(options, lm_weight=best[0], word_bonus=best[1], n_best=1)
+    found = replace(options, lm_weight=best[0], word_bonus=best[1])
     trials = tuple((*weights, errors) for weights, errors in tried.items())
     # The search for one text, which recombines, finds better ones than that for lists.
     return Tuning(found, development.errors(found), sum(map(len, spoken)), trials)
