@@ -31,6 +31,6 @@ train_part crf crf.yaml --model.init="$out/ctc/bundle"
 bundle=$out/crf/bundle
 
 asr tune "$bundle" "$dev" --lm "$out/lm.bin" --lexicon "$out/lexicon.txt" --beam 400 --beam-threshold 11 --token-top-k 12
-cp "$here/box.md" "$bundle/README.md"
 asr export "$bundle" --weights int8 --with-torch --out asr/box --manifest "$dev"
+cp "$here/box.md" asr/box/README.md
 asr evaluate box "$dev"

@@ -7,12 +7,13 @@ model=$1 manifest=$2/manifest.jsonl text=$3 out=${4:-exp/decoding}
 mkdir -p "$out/a" "$out/b"
 
 [ -e "$out/lm.bin" ] || asr lm train "$text" --order 3 --prune 0 0 1 --vocab 200000 --out "$out/lm.bin"
-[ -e "$out/words.txt" ] || python - "$out/lm.bin" > "$out/words.txt" <<'PYTHON'
+[ -e "$out/words.txt" ] || python - "$out/lm.bin" > "$out/words.txt.part" <<'PYTHON'
 import sys
 from pathlib import Path
 from asr.lm.ngram import NgramLM
 print("\n".join(NgramLM.load(Path(sys.argv[1])).words()[3:]))
 PYTHON
+[ -e "$out/words.txt" ] || mv "$out/words.txt.part" "$out/words.txt"
 python - "$manifest" "$out" <<'PYTHON'
 import sys
 from pathlib import Path
