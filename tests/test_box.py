@@ -34,7 +34,7 @@ def test_a_path_is_a_path() -> None:
 
 def test_silence_and_noise_pass() -> None:
     model = asr.load_model(threads=1)
-    assert model.transcribe(np.zeros(16_000, np.float32)).text == ""
+    assert model.transcribe(np.zeros(60 * 16_000, np.float32)).text == ""  # of several windows
     assert isinstance(model.transcribe(noise(2.0, 0)).text, str)
 
 

@@ -1,0 +1,45 @@
+#!/usr/bin/env bash
+# What each choice of box.yaml is worth: the same short training from scratch with one thing changed, and its
+# greedy phone error rate on the development set. Short trainings like small models and weak masks too well.
+#   recipes/librispeech/ablation.sh TRAINING_SET DEVELOPMENT_SET LEXICON [OUT]
+#   STEPS=2400 JOBS=2 TRAIN_FLAGS="--trainer.accelerator=cpu --data.batch_seconds=60" OMP_NUM_THREADS=1 ...
+# A row that is in OUT is not run again, one that was cut off goes on.
+set -euo pipefail
+train=$1 dev=$2 lexicon=$3 out=${4:-exp/ablation}
+here=$(dirname "$0")
+mkdir -p "$out"
+
+rows="\
+as in box.yaml|
+GRU|--model.cell=gru
+2 layers|--model.layers=2
+4 layers|--model.layers=4
+width 384|--model.hidden=384
+no speed perturbation|--data.speeds=[1.0]
+half the time masks|--model.spec_augment.time_masks=5
+twice the time masks|--model.spec_augment.time_masks=20
+no consistency (one view)|--model.consistency=0
+no noise|--model.noise.share=0
+no average of weights|--ema.decay=0"
+
+run() {  # NAME|FLAGS
+    folder="$out/$(tr -c 'a-z0-9\n' _ <<< "${1%%|*}")"
+    [ -e "$folder/bundle" ] && return
+    # shellcheck disable=SC2086  # several flags
+    asr train "$here/box.yaml" --resume=auto --trainer.default_root_dir="$folder" --data.train="[$train]" \
+        --data.validation="[$dev]" --data.lexicon="$lexicon" --trainer.max_epochs=-1 \
+        --trainer.max_steps="${STEPS:-2400}" --trainer.val_check_interval="${STEPS:-2400}" \
+        --trainer.check_val_every_n_epoch=null ${1#*|} ${TRAIN_FLAGS:-} > "$folder.log" 2>&1
+}
+export -f run
+export out here train dev lexicon
+tr '\n' '\0' <<< "$rows" | xargs -0 -P "${JOBS:-1}" -I{} bash -c 'run "$1"' _ {}
+
+python - "$out" "$rows" <<'PYTHON'
+import json, re, sys
+from pathlib import Path
+for row in sys.argv[2].splitlines():
+    name = row.split("|")[0]
+    config = json.loads((Path(sys.argv[1]) / re.sub("[^a-z0-9]", "_", name) / "bundle" / "config.json").read_text())
+    print(f"{name:28}", *(f"{100 * rate:.2f} %" for rate in config["wer"].values()))
+PYTHON
