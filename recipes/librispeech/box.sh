@@ -30,7 +30,7 @@ train_part ctc box.yaml
 train_part crf crf.yaml --model.init="$out/ctc/bundle"
 bundle=$out/crf/bundle
 
-asr tune "$bundle" "$dev" --lm "$out/lm.bin" --lexicon "$out/lexicon.txt" --beam 400 --beam-threshold 11 --token-top-k 12
+asr tune "$bundle" "$dev" --lm "$out/lm.bin" --lexicon "$out/lexicon.txt" --beam 800 --beam-threshold 12 --token-top-k 12
 asr export "$bundle" --weights int8 --with-torch --out asr/box --manifest "$dev"
 cp "$here/box.md" asr/box/README.md
 asr evaluate box "$dev"
