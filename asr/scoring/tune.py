@@ -1,6 +1,5 @@
 """Choosing the language model's weight and the word bonus on a development set."""
 
-import math
 import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,26 +16,24 @@ from asr.files import atomic_write
 from asr.inference.decoder import GREEDY_TEMPERATURE, TEMPERATURE, Decoder, DecodingOptions
 from asr.inference.engine import usable_cores
 from asr.inference.transcriber import load_model
-from asr.lm.ngram import NgramLM, score_words
-from asr.lm.vocabulary import END
 from asr.manifest import Utterance
 from asr.model.bundle import LEXICON, LM, write_config
 from asr.scoring.calibration import CrossFit, JudgedWord, cross_fit, judge
 from asr.scoring.evaluate import read_all
 
-N_BEST = 30
-LIST_BEAM = 100
-"""Widest beam of lists: their search does not recombine, so its time grows faster than what they tell."""
-MOST_ROUNDS = 10
-STEPS = 21
 PRIOR_WEIGHTS = (0.0, 0.3, 0.6, 0.9)
-WIDTHS = (0.4, 2.0)
-"""How far lm_weight and word_bonus may go from the best so far in one step."""
+FIRST_STEPS = (0.2, 0.8)
+"""How far lm_weight and word_bonus go from the best so far, at first."""
+HALVINGS = 2
+SEARCH_BEAM = 100
+"""At most; with a wider beam each trial would take as much longer."""
+DIRECTIONS = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, -1))
+"""A larger weight makes words dearer, which a larger bonus makes up for."""
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """`options` made `errors` word errors on `words` words; `trials` are those of each round of decoding."""
+    """`options` made `errors` word errors on `words` words; `trials` are lm_weight, word_bonus and errors."""
 
     options: BeamOptions
     errors: int
@@ -70,48 +67,37 @@ class Development:
         )
 
 
-@dataclass(frozen=True)
-class _Row:
-    """A hypothesis, whatever the weights: ln p_ctc with boosts and penalties, ln p_lm, length, errors."""
+def tune(development: Development, options: BeamOptions) -> Tuning:
+    """Search lm_weight and word_bonus for the fewest word errors: a pattern search (Hooke and Jeeves, 1961).
 
-    fixed: float
-    lm: float
-    words: int
-    errors: int
-
-
-def tune(development: Development, lm: NgramLM, options: BeamOptions) -> Tuning:
-    """Search lm_weight and word_bonus for the fewest word errors, much as Och (2003) does.
-
-    The weight of the priors is chosen before that. Decode to n-best lists, find what would be best on all
-    lists so far, and decode again with that. The lists tell little of weights far from those that made them,
-    so a step that fails halves the next ones' reach.
+    The weight of the priors is chosen before that. Steps are halved where none leads to fewer errors. All is
+    decoded anew for each trial: n-best lists would be cheaper, but their search does not recombine, and what
+    is best for it is not best for the search for a single text.
     """
-    options = weigh_priors(development, options)
-    of_lists = replace(options, beam=min(options.beam, LIST_BEAM), n_best=N_BEST)
-    scorer = _Scorer(lm)
-    spoken = [u.text.split() for u in development.utterances]
-    lists: list[dict[str, _Row]] = [{} for _ in spoken]
+    narrow = weigh_priors(development, replace(options, beam=min(options.beam, SEARCH_BEAM)))
     tried: dict[tuple[float, float], int] = {}
-    best = weights = (options.lm_weight, options.word_bonus)
-    reach = 1.0
-    while weights not in tried and len(tried) < MOST_ROUNDS:
-        of_lists = replace(of_lists, lm_weight=weights[0], word_bonus=weights[1])
-        errors = 0
-        for rows, words, hypotheses in zip(lists, spoken, development.decode(of_lists), strict=True):
-            for hypothesis in hypotheses:
-                rows[hypothesis.text] = scorer.row(hypothesis, words, of_lists)
-            errors += rows[hypotheses[0].text].errors
-        if tried and errors >= tried[best]:
-            reach /= 2
-        else:
-            best = weights
-        tried[weights] = errors
-        weights = _best_weights(lists, best, reach)
-    found = replace(options, lm_weight=best[0], word_bonus=best[1])
-    trials = tuple((*weights, errors) for weights, errors in tried.items())
-    # The search for one text, which recombines, finds better ones than that for lists.
-    return Tuning(found, development.errors(found), sum(map(len, spoken)), trials)
+
+    def errors(weights: tuple[float, float]) -> int:
+        if weights not in tried:
+            there = replace(narrow, lm_weight=weights[0], word_bonus=weights[1])
+            tried[weights] = development.errors(there)
+        return tried[weights]
+
+    best, halved = (options.lm_weight, options.word_bonus), 0
+    while halved <= HALVINGS:
+        lm_step, bonus_step = (step / 2**halved for step in FIRST_STEPS)
+        near = [
+            (round(max(0.0, best[0] + a * lm_step), 3), round(best[1] + b * bonus_step, 3))
+            for a, b in DIRECTIONS
+        ]
+        winner = min([best, *near], key=errors)  # of equals the first
+        halved += winner == best
+        best = winner
+    found = replace(narrow, beam=options.beam, lm_weight=best[0], word_bonus=best[1])
+    words = sum(len(u.text.split()) for u in development.utterances)
+    return Tuning(
+        found, development.errors(found), words, tuple((*weights, count) for weights, count in tried.items())
+    )
 
 
 def weigh_priors(development: Development, options: BeamOptions) -> BeamOptions:
@@ -120,11 +106,11 @@ def weigh_priors(development: Development, options: BeamOptions) -> BeamOptions:
     total = sum(np.exp(log_probs).sum(axis=0, dtype=np.float64) for log_probs in posteriors)
     mean = total / max(1, sum(map(len, posteriors)))
     priors = tuple(np.log(np.maximum(mean, 1e-6)).round(4).tolist())
-    weighed = [replace(options, priors=priors, prior_weight=weight, n_best=1) for weight in PRIOR_WEIGHTS]
+    weighed = [replace(options, priors=priors, prior_weight=weight) for weight in PRIOR_WEIGHTS]
     return min(weighed, key=development.errors)
 
 
-def cross_tune(development: Development, lm: NgramLM, options: BeamOptions) -> int | None:
+def cross_tune(development: Development, options: BeamOptions) -> int | None:
     """Word errors when each half of the speakers is decoded with what is best for the other half.
 
     None where there are fewer than two speakers.
@@ -137,7 +123,7 @@ def cross_tune(development: Development, lm: NgramLM, options: BeamOptions) -> i
         development.part([i for i, speaker in enumerate(speakers) if (speaker in first) == side])
         for side in (False, True)
     ]
-    return sum(mine.errors(tune(other, lm, options).options) for mine, other in (halves, halves[::-1]))
+    return sum(mine.errors(tune(other, options).options) for mine, other in (halves, halves[::-1]))
 
 
 @dataclass(frozen=True)
@@ -166,8 +152,8 @@ def tune_bundle(
     posteriors = [model.posteriors(u.audio_filepath) for u in utterances]
     threads = threads or usable_cores()
     development = Development(decoder.beam, posteriors, utterances, threads)
-    held_out = cross_tune(development, decoder.lm, decoder.options)
-    tuning = tune(development, decoder.lm, decoder.options)
+    held_out = cross_tune(development, decoder.options)
+    tuning = tune(development, decoder.options)
     settings = {
         key: value for key, value in asdict(tuning.options).items() if key not in ("hotwords", "n_best")
     }
@@ -201,46 +187,3 @@ def _fit(decoder: Decoder, development: Development) -> CrossFit | None:
         return cross_fit(judged)
     except AsrError:
         return None
-
-
-class _Scorer:
-    """Takes hypotheses apart."""
-
-    def __init__(self, lm: NgramLM) -> None:
-        self._lm = lm
-        self._ids = {word: index for index, word in enumerate(lm.words())}
-
-    def row(self, hypothesis: BeamHypothesis, reference: list[str], options: BeamOptions) -> _Row:
-        words = [word.text for word in hypothesis.words]
-        ids = np.array([*(self._ids.get(word, 0) for word in words), END], dtype=np.int64)
-        log_probs = np.empty(len(ids))
-        score_words(self._lm.arrays, self._lm.begin_state, ids, log_probs)
-        lm = math.log(10) * float(log_probs.sum())
-        fixed = hypothesis.score - options.lm_weight * lm - options.word_bonus * len(words)
-        return _Row(fixed, lm, len(words), Levenshtein.distance(reference, words))
-
-
-def _best_weights(
-    lists: Sequence[dict[str, _Row]], around: tuple[float, float], reach: float
-) -> tuple[float, float]:
-    """The weights near `around` with the fewest errors on the lists; of equals, those in their midst."""
-    longest = max(map(len, lists))
-    fixed = np.full((len(lists), longest), -np.inf)
-    lm, words, errors = (np.zeros((len(lists), longest)) for _ in range(3))
-    for i, rows in enumerate(lists):
-        for j, row in enumerate(rows.values()):
-            fixed[i, j], lm[i, j], words[i, j], errors[i, j] = row.fixed, row.lm, row.words, row.errors
-    lm_weights, word_bonuses = (
-        centre + reach * width * np.linspace(-1, 1, STEPS)
-        for centre, width in zip(around, WIDTHS, strict=True)
-    )
-    lm_weights = np.maximum(lm_weights, 0)
-    totals = np.empty((STEPS, STEPS))
-    every = np.arange(len(lists))
-    for a, lm_weight in enumerate(lm_weights):
-        weighted = fixed + lm_weight * lm
-        for b, word_bonus in enumerate(word_bonuses):
-            totals[a, b] = errors[every, (weighted + word_bonus * words).argmax(axis=1)].sum()
-    best = np.argwhere(totals == totals.min())
-    a, b = best[np.abs(best - best.mean(axis=0)).sum(axis=1).argmin()]
-    return round(float(lm_weights[a]), 2), round(float(word_bonuses[b]), 2)
