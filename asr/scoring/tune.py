@@ -22,9 +22,9 @@ from asr.scoring.calibration import CrossFit, JudgedWord, cross_fit, judge
 from asr.scoring.evaluate import read_all
 
 PRIOR_WEIGHTS = (0.0, 0.3, 0.6, 0.9)
-FIRST_STEPS = (0.2, 0.8)
+FIRST_STEPS = (0.4, 1.6)
 """How far lm_weight and word_bonus go from the best so far, at first."""
-HALVINGS = 2
+HALVINGS = 3
 SEARCH_BEAM = 100
 """At most; with a wider beam each trial would take as much longer."""
 DIRECTIONS = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, -1))
