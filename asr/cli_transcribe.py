@@ -195,8 +195,8 @@ def _seconds(recordings: "Sequence[Recording]") -> float | None:
 
     total = 0.0
     for recording in recordings[: _MOST_ASKED + 1]:
-        # What is no plain file, as a pipe, can be read only once.
-        if not os.path.isfile(recording.path) or len(recordings) > _MOST_ASKED:  # noqa: PTH113 - Path's raises for a name that is too long
+        # What is no plain file, as a pipe, can be read only once; Path.is_file() fails on names too long.
+        if not os.path.isfile(recording.path) or len(recordings) > _MOST_ASKED:  # noqa: PTH113
             return None
         try:
             seconds = audio.stated_duration(recording.path)

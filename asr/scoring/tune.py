@@ -26,14 +26,15 @@ FIRST_STEPS = (0.4, 1.6)
 """How far lm_weight and word_bonus go from the best so far, at first."""
 HALVINGS = 3
 SEARCH_BEAM = 100
-"""At most; with a wider beam each trial would take as much longer."""
+"""Widest beam of a trial; with wider ones each would take as much longer."""
 DIRECTIONS = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, -1))
 """A larger weight makes words dearer, which a larger bonus makes up for."""
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """`options` made `errors` word errors on `words` words; `trials` are lm_weight, word_bonus and errors."""
+    """`options` made `errors` word errors on `words` words; `trials` are lm_weight, word_bonus and the errors
+    at a beam of at most SEARCH_BEAM."""
 
     options: BeamOptions
     errors: int
