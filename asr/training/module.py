@@ -25,6 +25,7 @@ from asr.training.crf import log_prior, log_total, trigrams
 from asr.training.data import Batch, SpeechData, name_some
 from asr.training.finite import SkippedSteps, skip_unless_finite
 from asr.training.noise import AdditiveNoise, NoiseConfig
+from asr.training.reverberation import Reverberation, ReverberationConfig
 
 
 class CTCModule(pl.LightningModule):
@@ -42,6 +43,7 @@ class CTCModule(pl.LightningModule):
         warmup_steps: Steps in which the learning rate rises linearly from zero.
         final_share: Learning rate at the last step as a share of the peak; half a cosine lies between.
         spec_augment: Masking of training features.
+        reverberation: Rooms that training features are heard in.
         noise: Noise added to training features.
         tempo: Training utterances are played at up to this share faster or slower, drawn anew each time.
         consistency: Weight of consistency regularisation between two views of each utterance, differently
@@ -69,6 +71,7 @@ class CTCModule(pl.LightningModule):
         warmup_steps: int = 100,
         final_share: float = 0.02,
         spec_augment: SpecAugmentConfig = SpecAugmentConfig(),  # noqa: B008 - frozen
+        reverberation: ReverberationConfig = ReverberationConfig(),  # noqa: B008 - frozen
         noise: NoiseConfig = NoiseConfig(),  # noqa: B008 - frozen
         tempo: float = 0.0,
         consistency: float = 0.0,
@@ -86,6 +89,7 @@ class CTCModule(pl.LightningModule):
         if init is not None:
             take_weights(self.model, locate(init))
         self.spec_augment = SpecAugment(spec_augment)
+        self.reverberation = Reverberation(reverberation, log_mel) if reverberation.share else None
         self.noise = AdditiveNoise(noise, log_mel) if noise.share else None
         if crf:  # made here, for what copies the module before the data are there
             self.register_buffer("trigrams", trigrams([], self.tokenizer.size), persistent=False)
@@ -156,6 +160,8 @@ class CTCModule(pl.LightningModule):
         if self.consistency:
             batch = twice(batch)
         features = batch.features
+        if self.reverberation:
+            features = self.reverberation(features, batch.lengths)
         if self.noise:
             features = self.noise(features, batch.lengths, views=2 if self.consistency else 1)
         masked = self.spec_augment(features, self.model.centre(features, batch.lengths))
