@@ -19,7 +19,7 @@ class BucketSampler(Sampler[list[int]]):
     alone. Utterances are shuffled among those of like length, then cut into batches from short to long, so
     that the number of batches is the same every epoch. Order and composition depend on (`seed`, epoch)
     alone. All ranks do equally many steps, each on neighbours in length. In the first epoch the costliest
-    batches come first, so that a lack of memory shows at once. `skip()` is asked at the start of an epoch
+    batch comes first, so that a lack of memory shows at once. `skip()` is asked at the start of an epoch
     how many batches have been done already, for going on in mid-epoch.
     """
 
@@ -60,10 +60,10 @@ class BucketSampler(Sampler[list[int]]):
         order = shuffled[np.argsort(self.bucketed[shuffled], kind="stable")].tolist()
         batches = [order[start:end] for start, end in pairwise(self.cuts)]
         steps = [batches[i : i + self.ranks] for i in range(0, len(batches), self.ranks)]
+        generator.shuffle(steps)
         if self.epoch == 0:
-            steps.sort(key=lambda step: self._cost(step[-1]), reverse=True)
-        else:
-            generator.shuffle(steps)
+            costs = [self._cost(step[-1]) for step in steps]
+            steps.insert(0, steps.pop(costs.index(max(costs))))
         return [step[self.rank] for step in steps]
 
     def _cost(self, batch: list[int]) -> float:

@@ -5,7 +5,7 @@
 #   recipes/librispeech/ablation.sh TRAINING_SET DEVELOPMENT_SET LEXICON [OUT]
 #   STEPS=800 JOBS=2 TRAIN_FLAGS="--trainer.accelerator=cpu --trainer.precision=32-true --data.batch_seconds=60
 #     --model.warmup_steps=100" OMP_NUM_THREADS=1 ...
-# A row that is in OUT is not run again, one that was cut off goes on.
+# A row that is in OUT is not run again, one that was cut off goes on: name another OUT for other settings.
 set -euo pipefail
 train=$1 dev=$2 lexicon=$3 out=${4:-exp/ablation}
 here=$(dirname "$0")
@@ -13,16 +13,16 @@ mkdir -p "$out"
 
 rows="\
 one view|
-two views (CR-CTC)|--model.consistency=0.2
 no speed perturbation|--data.speeds=[1.0]
+two views (CR-CTC)|--model.consistency=0.2
 2 layers|--model.layers=2
-4 layers|--model.layers=4
 half the time masks|--model.spec_augment.time_masks=5
 twice the time masks|--model.spec_augment.time_masks=20
 no noise|--model.noise.share=0
 reverberation|--model.reverberation.share=0.5
 no average of weights|--ema.decay=0
-width 384|--model.hidden=384
+4 layers|--model.layers=4
+384 units|--model.hidden=384
 GRU|--model.cell=gru"
 
 run() {  # NAME|FLAGS
@@ -32,17 +32,19 @@ run() {  # NAME|FLAGS
     asr train "$here/box.yaml" --resume=auto --trainer.default_root_dir="$folder" --data.train="[$train]" \
         --data.validation="[$dev]" --data.lexicon="$lexicon" --trainer.max_epochs=-1 \
         --trainer.max_steps="${STEPS:-2400}" --trainer.val_check_interval="${STEPS:-2400}" \
-        --trainer.check_val_every_n_epoch=null --model.consistency=0 ${TRAIN_FLAGS:-} ${1#*|} > "$folder.log" 2>&1
+        --trainer.check_val_every_n_epoch=null --model.consistency=0 ${TRAIN_FLAGS:-} ${1#*|} > "$folder.log" 2>&1 ||
+        { tail -n 1 "$folder.log" >&2; return 1; }
 }
 export -f run
 export out here train dev lexicon
-tr '\n' '\0' <<< "$rows" | xargs -0 -P "${JOBS:-1}" -I{} bash -c 'run "$1"' _ {}
+tr '\n' '\0' <<< "$rows" | xargs -0 -P "${JOBS:-1}" -I{} bash -c 'run "$1"' _ {} || true
 
 python - "$out" "$rows" <<'PYTHON'
 import json, re, sys
 from pathlib import Path
 for row in sys.argv[2].splitlines():
     name = row.split("|")[0]
-    config = json.loads((Path(sys.argv[1]) / re.sub("[^a-z0-9]", "_", name) / "bundle" / "config.json").read_text())
-    print(f"{name:28}", *(f"{100 * rate:.2f} %" for rate in config["wer"].values()))
+    path = Path(sys.argv[1]) / re.sub("[^a-z0-9]", "_", name) / "bundle" / "config.json"
+    rates = json.loads(path.read_text())["wer"].values() if path.exists() else []
+    print(f"{name:28}", *(f"{100 * rate:.2f} %" for rate in rates))
 PYTHON

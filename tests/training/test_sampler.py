@@ -80,6 +80,8 @@ def test_the_costliest_batch_comes_first_in_the_first_epoch() -> None:
     sampler = BucketSampler([50 + 13 * i for i in range(80)], 2500)
     costs = [cost(sampler, batch) for batch in sampler]
     assert costs[0] == max(costs)
+    longest = [max(batch) for batch in sampler]
+    assert longest[1:] not in (sorted(longest[1:]), sorted(longest[1:], reverse=True))
 
 
 def test_the_ranks_of_a_step_have_nearly_equal_work() -> None:
