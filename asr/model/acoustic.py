@@ -77,9 +77,12 @@ class AcousticModel(nn.Module):
 
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         x, lengths = self.subsampling(self.normalize(features, lengths), lengths)
-        x = self.dropout(x)
+        return self.emit(self.dropout(x), lengths), lengths
+
+    def emit(self, x: Tensor, lengths: Tensor, first: int = 0) -> Tensor:
+        """What the layers from number `first` on make of activations: `[B, T', D]` -> `float32[B, T', V]`."""
         reversal = reversal_index(lengths, x.shape[1])
-        for norm, layer in zip(self.norms, self.recurrent, strict=True):
+        for norm, layer in list(zip(self.norms, self.recurrent, strict=True))[first:]:
             x = x + self.dropout(layer(norm(x), reversal))
-        logits = self.output(self.output_norm(x))
-        return logits.float().log_softmax(dim=-1), lengths
+        logits: Tensor = self.output(self.output_norm(x))
+        return logits.float().log_softmax(dim=-1)

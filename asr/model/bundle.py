@@ -165,7 +165,7 @@ def new_bundle(folder: Path) -> Iterator[Path]:
     An earlier bundle is replaced as a whole; raises BundleError where anything else has the name.
     """
     folder = folder.resolve()
-    _check_replaceable(folder)
+    check_replaceable(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     try:
         work = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name[:60]}."))
@@ -174,7 +174,7 @@ def new_bundle(folder: Path) -> Iterator[Path]:
     try:
         yield work
         work.chmod(0o755)
-        if _check_replaceable(folder):  # set aside, so that there is always a whole one
+        if check_replaceable(folder):  # set aside, so that there is always a whole one
             earlier = work.with_name(f"{work.name}.earlier")
             folder.rename(earlier)
             work.rename(folder)
@@ -186,7 +186,7 @@ def new_bundle(folder: Path) -> Iterator[Path]:
         raise
 
 
-def _check_replaceable(folder: Path) -> bool:
+def check_replaceable(folder: Path) -> bool:
     """Whether a bundle is there. Raises BundleError where something else is, which must not be deleted."""
     if not folder.exists():
         return False

@@ -183,8 +183,8 @@ def _best_rate(monitored: str, checkpoint: dict[str, Any]) -> dict[str, float]:
         return {}
     callbacks = checkpoint["callbacks"].items()
     best = next(state for name, state in callbacks if f"'{monitored}'" in name)["best_model_score"]
-    of_phones = "phones, " if monitored == "val_per" else ""
-    return {f"validation, {of_phones}greedy, while training": round(float(best), 4)}
+    of_units = "units, " if monitored == "val_per" else ""  # phones, or pieces of words
+    return {f"validation, {of_units}greedy, while training": round(float(best), 4)}
 
 
 def _as_list(value: Any) -> list[Any]:

@@ -2,7 +2,7 @@
 
     pip install sentencepiece
     python -m recipes.librispeech.subwords --size 200 --train data/librispeech/train-clean-5 \
-        --words data/librispeech/train-clean-5 data/librispeech/dev-excerpt --out exp/subwords
+        --words data/librispeech/train-clean-5 data/librispeech/dev-clean-2 --out exp/subwords
     asr train recipes/librispeech/mini.yaml --config exp/subwords/units.yaml
 
 The pieces are a unigram model's (Kudo, 2018) of the training texts; the first one of each word begins with _.
@@ -21,7 +21,6 @@ from asr import manifest
 from asr.console import complain
 from asr.data_prep.lexicon import words_of, write_lexicon
 from asr.errors import AsrError, PrepareError
-from asr.extra import require_train
 
 _BEGIN = "▁"  # sentencepiece's
 
@@ -35,13 +34,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER")
     arguments = parser.parse_args(argv)
     try:
-        require_train()
         texts = [utterance.text for utterance in manifest.read(arguments.train / "manifest.jsonl")]
         words = sorted(set().union(*map(words_of, arguments.words)))
         units, spellings = spell(texts, words, arguments.size)
         write(arguments.out, units, spellings)
     except AsrError as error:
         complain(str(error))
+        return 1
+    except OSError as error:
+        complain(f"{error.filename}: {error.strerror}")
         return 1
     print(f"{len(spellings)} of {len(words)} words in {len(units)} pieces")
     return 0
@@ -51,7 +52,10 @@ def spell(
     texts: Iterable[str], words: Sequence[str], size: int
 ) -> tuple[list[str], dict[str, list[tuple[str, ...]]]]:
     """The pieces, and each word's spelling in them. Raises PrepareError if the texts do not have so many."""
-    import sentencepiece
+    try:
+        import sentencepiece
+    except ImportError:
+        raise PrepareError("no sentencepiece here: pip install sentencepiece") from None
 
     model = io.BytesIO()
     try:
@@ -65,9 +69,10 @@ def spell(
             eos_id=-1,
             minloglevel=2,
         )
-    except RuntimeError as error:
-        reason = str(error).splitlines()[0].rpartition("] ")[2]
-        raise PrepareError(f"no {size} pieces can be made of these texts ({reason})") from None
+    except RuntimeError:
+        raise PrepareError(
+            f"these texts cannot be put in {size} pieces; ask for fewer, but no fewer than they have letters"
+        ) from None
     pieces = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
     unknown = pieces.unk_id()
     units = [named(pieces.id_to_piece(i)) for i in range(len(pieces)) if i != unknown]

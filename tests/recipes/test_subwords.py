@@ -43,4 +43,4 @@ def test_more_pieces_than_there_are(tmp_path: Path, capsys: pytest.CaptureFixtur
     capsys.readouterr()
     assert main([*flags, "--size", "5000"]) == 1
     err = capsys.readouterr().err
-    assert "no 5000 pieces can be made of these texts" in err and err.count("\n") == 1
+    assert "cannot be put in 5000 pieces" in err and err.count("\n") == 1

@@ -93,7 +93,7 @@ def test_a_model_of_phones_learns_spellings_and_starts_from_one_of_characters(
     assert list(read_curves(root / "logs")["val_per"])
     config = json.loads((bundle / "config.json").read_text())
     assert config["characters"] == ["B", "IY", "S", "OW", "T", "IH", "N"]
-    assert list(config["wer"]) == ["validation, phones, greedy, while training"]
+    assert list(config["wer"]) == ["validation, units, greedy, while training"]
     recording = next((corpus / "audio").glob("*.flac"))
     words = asr.load_model(bundle).transcribe(recording).text.split()
     assert set(words) <= {"BE", "SO", "IT", "NO"}

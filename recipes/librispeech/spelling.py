@@ -1,0 +1,313 @@
+"""Teaches a model of characters to spell from text alone, with sounds put together from real speech.
+
+    python -m recipes.librispeech.spelling --model box --train data/librispeech/train-clean-5 \
+        --text text.txt --out exp/spelling
+
+Five hours of speech hold some 7,000 different words, too few to learn English spelling from; text is
+plentiful. So the layers of a model of phones (--model) are kept as they are, and new ones on top read their
+activations and write characters. They learn from training speech, and from sentences of the text (one a
+line, in capitals), whose words the model's lexicon spells in phones: each phone is a piece of the
+activations at some place of the training speech, where possible between the same neighbours. That is unit
+selection (Hunt and Black, 1996) of activations instead of waveforms, for the injection of unpaired text (as
+in JOIST, arXiv 2210.07353).
+
+OUT is an ordinary bundle, which `asr train --model.init` can train on as a whole. What must not be in the
+text, recipes.librispeech.held_out takes out.
+"""
+
+import argparse
+import math
+import random
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from asr.cli_decoding import positive
+from asr.console import complain
+from asr.decoding.align import align
+from asr.decoding.lexicon import read_lexicon
+from asr.errors import AsrError
+from asr.features.logmel import LogMelConfig
+from asr.model import bundle
+from asr.model.acoustic import AcousticModel
+from asr.model.export import load_acoustic_model, save_bundle, take_weights
+from asr.text import Tokenizer, ctc_frames_needed
+from asr.training.augment import SpecAugment, SpecAugmentConfig
+from asr.training.data import Batch, SpeechDataset
+from asr.training.module import ctc_losses
+from asr.training.noise import AdditiveNoise, NoiseConfig
+from asr.training.run import cpu_has_bfloat16
+from asr.training.sampler import BucketSampler
+
+Key = tuple[int, ...]
+"""A phone, whether its word ends with it, and its neighbours as far as they are asked for."""
+
+CHARACTERS = Tokenizer()
+
+SPEEDS = (0.9, 1.0, 1.1)
+"""The training speech is heard once at each, with noise and masks as in box.yaml."""
+
+CHOICE = 3 * len(SPEEDS)
+"""Pieces that there must be to choose from, of three places at least; else less context will do."""
+
+FRAMES = 8000
+"""Of 40 ms in a step, padding included."""
+
+HEARD_FRAMES = 12_000
+"""Of 10 ms in a batch that is listened to."""
+
+WORDS = 24
+"""Most words of a sentence that are taken."""
+
+POOL = 400
+"""Sentences that are made at a time, to be put together with those of like length."""
+
+MOST_REFUSED = 1000
+"""Sentences in a row that cannot be spoken."""
+
+
+class Example(NamedTuple):
+    """Activations float16[T, D] and the characters to be written."""
+
+    frames: np.ndarray
+    tokens: list[int]
+
+
+@dataclass
+class Bank:
+    """Utterances, and by key the pieces of their activations that are fit."""
+
+    utterances: list[Example]
+    pieces: dict[Key, list[np.ndarray]]
+
+    def cut(self, frames: np.ndarray, log_probs: np.ndarray, words: Sequence[Sequence[int]]) -> None:
+        """Add the phones of an utterance."""
+        places = align(log_probs, [phone for word in words for phone in word])
+        edges = (places.ends[:-1] + places.starts[1:] + 1) // 2
+        for piece, keys in zip(np.split(frames, edges), contexts(words), strict=True):
+            for key in keys:
+                self.pieces[key].append(piece)
+
+    def example(
+        self, words: Sequence[str], lexicon: Mapping[str, list[int]], chooser: random.Random
+    ) -> Example | None:
+        """Words, spoken; None for none, one not in the lexicon or never heard, too many or too few frames."""
+        if not words or not all(word in lexicon for word in words):
+            return None
+        frames = self.speak([lexicon[word] for word in words], chooser)
+        tokens = CHARACTERS.encode(" ".join(words))
+        if frames is None or not ctc_frames_needed(tokens) <= len(frames) <= FRAMES:
+            return None
+        return Example(frames, tokens)
+
+    def speak(self, words: Sequence[Sequence[int]], chooser: random.Random) -> np.ndarray | None:
+        """Activations of words spelt in phones; None where a phone was never heard."""
+        chosen = []
+        for keys in contexts(words):
+            fitting = [found for key in keys if (found := self.pieces.get(key))]
+            if not fitting:
+                return None
+            chosen.append(chooser.choice(next((f for f in fitting if len(f) >= CHOICE), fitting[-1])))
+        return np.concatenate(chosen)
+
+
+def contexts(words: Sequence[Sequence[int]]) -> Iterator[list[Key]]:
+    """The keys of each phone, the closest first; phone 0 stands for what lies beyond the ends."""
+    phones = [phone for word in words for phone in word]
+    ends = [int(i + 1 == len(word)) for word in words for i in range(len(word))]
+    for before, phone, after, end in zip([0, *phones[:-1]], phones, [*phones[1:], 0], ends, strict=True):
+        yield [(phone, end, before, after), (phone, end, after), (phone, end), (phone,)]
+
+
+def listen(model: AcousticModel, folder: Path, lexicon: Mapping[str, list[int]]) -> Bank:
+    """Cut the activations of training speech into phones, half-way between the frames that say them.
+
+    Utterances with a word that is not in the lexicon are heard, but not cut.
+    """
+    dataset = SpeechDataset([folder], CHARACTERS, SPEEDS)
+    noise = AdditiveNoise(NoiseConfig(share=0.25, lowest_snr=5), dataset.stores[0].config)
+    masks = SpecAugment(SpecAugmentConfig(10, 30, 0.05, 2, 27))
+    bank = Bank([], defaultdict(list))
+    for positions in BucketSampler(dataset.lengths, HEARD_FRAMES).batches():
+        batch = dataset[positions]
+        clear = hear(model, batch.features, batch.lengths)  # phones are found here
+        features = noise(batch.features, batch.lengths)
+        features = masks(features, model.centre(features, batch.lengths))
+        masked = hear(model, features, batch.lengths)
+        for text, (_, log_probs), (frames, _) in zip(batch.texts, clear, masked, strict=True):
+            bank.utterances.append(Example(frames, CHARACTERS.encode(text)))
+            if all(word in lexicon for word in text.split()):
+                bank.cut(frames, log_probs, [lexicon[word] for word in text.split()])
+    return bank
+
+
+@torch.inference_mode()
+def hear(model: AcousticModel, features: Tensor, lengths: Tensor) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Of each utterance the last layer's activations and the log-probabilities."""
+    said: list[Tensor] = []
+    hook = model.output_norm.register_forward_pre_hook(lambda _, inputs: said.append(inputs[0]))
+    with hook, torch.autocast("cpu", torch.bfloat16, enabled=cpu_has_bfloat16()):
+        log_probs, lengths = model(features, lengths)
+    rows = zip(said[0].half(), log_probs, lengths, strict=True)
+    return [(x[:length].numpy(), row[:length].numpy()) for x, row, length in rows]
+
+
+def read(
+    text: Path, lexicon: Mapping[str, list[int]], bank: Bank, chooser: random.Random
+) -> Iterator[Example]:
+    """Sentences from anywhere in the text, for ever, without those that hold a word the lexicon lacks.
+
+    Raises AsrError if a thousand in a row will not do.
+    """
+    size = text.stat().st_size
+    refused = 0
+    with text.open("rb") as file:
+        while refused < MOST_REFUSED:
+            file.seek(chooser.randrange(size))
+            file.readline()  # the rest of a line
+            if not (line := file.readline()):
+                file.seek(0)
+                line = file.readline()
+            words = line.decode(errors="replace").split()
+            start = chooser.randrange(max(1, len(words) - WORDS + 1))
+            example = bank.example(words[start : start + WORDS], lexicon, chooser)
+            refused = 0 if example else refused + 1
+            if example:
+                yield example
+    raise AsrError(f"{text}: no sentence in words of the lexicon; they are to be in capitals, one a line")
+
+
+def rehearse(utterances: Sequence[Example], chooser: random.Random) -> Iterator[Example]:
+    """Utterances of the training speech, for ever."""
+    while True:
+        yield from chooser.sample(utterances, len(utterances))
+
+
+def batches(examples: Iterator[Example], chooser: random.Random) -> Iterator[list[Example]]:
+    """Examples of like length, FRAMES at most."""
+    while True:
+        pool = [next(examples) for _ in range(POOL)]
+        cuts = BucketSampler([len(example.frames) for example in pool], FRAMES, seed=chooser.getrandbits(30))
+        cuts.set_epoch(1)  # which does not begin with the costliest
+        yield from ([pool[i] for i in positions] for positions in cuts.batches())
+
+
+def fit(
+    model: AcousticModel,
+    kept: int,
+    sources: Mapping[str, Iterator[list[Example]]],
+    arguments: argparse.Namespace,
+    chooser: random.Random,
+) -> None:
+    """Train the layers from number `kept` on, printing the losses of speech and text as they go."""
+    upper = nn.ModuleList([*model.norms[kept:], *model.recurrent[kept:], model.output_norm, model.output])
+    rate, steps = arguments.learning_rate, arguments.steps
+    optimizer = torch.optim.AdamW(upper.parameters(), rate, fused=True)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer,
+        lambda step: min(1.0, 20 * (step + 1) / steps) * 0.5 * (1 + math.cos(math.pi * step / steps)),
+    )
+    losses: dict[str, list[float]] = {name: [] for name in sources}
+    for step in range(1, steps + 1):
+        source = "speech" if chooser.random() < arguments.spoken else "text"
+        batch = collate(next(sources[source]))
+        with torch.autocast("cpu", torch.bfloat16, enabled=cpu_has_bfloat16()):
+            log_probs = model.emit(batch.features, batch.lengths, kept)
+        loss = ctc_losses(batch, log_probs, batch.lengths).sum() / batch.target_lengths.sum()
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(upper.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        losses[source].append(loss.item())
+        if step % 100 == 0 or step == steps:
+            means = ", ".join(f"{name} {np.mean(values):.3f}" for name, values in losses.items() if values)
+            print(f"step {step}: nats a character: {means}", flush=True)
+            losses = {name: [] for name in sources}
+
+
+def collate(examples: Sequence[Example]) -> Batch:
+    """Examples as one Batch whose features are activations."""
+    frames = [torch.from_numpy(example.frames).float() for example in examples]
+    tokens = [torch.tensor(example.tokens) for example in examples]
+    return Batch(
+        ids=[],
+        texts=[],
+        features=pad_sequence(frames, batch_first=True),
+        lengths=torch.tensor([len(x) for x in frames]),
+        targets=pad_sequence(tokens, batch_first=True),
+        target_lengths=torch.tensor([len(x) for x in tokens]),
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse, train, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--model", required=True, help="a bundle of phones with its lexicon")
+    parser.add_argument("--train", type=Path, required=True, metavar="FOLDER")
+    parser.add_argument("--text", type=Path, required=True, metavar="FILE")
+    parser.add_argument("--out", type=Path, required=True, metavar="BUNDLE")
+    parser.add_argument("--layers", type=positive, default=2, help="new ones (2)")
+    parser.add_argument("--steps", type=positive, default=2300, help="(2300)")
+    parser.add_argument("--spoken", type=float, default=0.25, help="share of the steps on speech (0.25)")
+    parser.add_argument("--learning-rate", type=float, default=2e-3, help="peak (0.002)")
+    arguments = parser.parse_args(argv)
+    try:
+        teach(arguments)
+    except AsrError as error:
+        complain(str(error))
+        return 1
+    except OSError as error:
+        complain(f"{error.filename}: {error.strerror}")
+        return 1
+    return 0
+
+
+def teach(arguments: argparse.Namespace) -> None:
+    """All of it. Raises AsrError and OSError, as early as can be."""
+    bundle.check_replaceable(arguments.out)
+    with arguments.text.open("rb") as file:
+        if not file.read(1):
+            raise AsrError(f"{arguments.text}: there is nothing in it")
+    folder = bundle.locate(arguments.model)
+    config = bundle.read_config(folder)
+    if isinstance(config.characters, str):
+        raise AsrError(f"{folder}: a model of characters; name one of phones")
+    spellings = read_lexicon(folder / bundle.LEXICON, config.tokenizer).first_spellings()
+    lexicon = {word: phones for word, phones in spellings.items() if not CHARACTERS.unknown(word)}
+
+    torch.manual_seed(1)
+    chooser = random.Random(1)
+    phones = load_acoustic_model(folder)
+    kept = phones.architecture.layers
+    bank = listen(phones, arguments.train, lexicon)
+    cut = len(bank.pieces) and sum(len(found) for key, found in bank.pieces.items() if len(key) == 1)
+    print(f"{len(bank.utterances)} utterances heard, {cut} phones in {len(bank.pieces)} contexts", flush=True)
+    model = AcousticModel(
+        replace(phones.architecture, vocabulary=CHARACTERS.size, layers=kept + arguments.layers)
+    )
+    take_weights(model, folder)
+    sources = {
+        "speech": batches(rehearse(bank.utterances, chooser), chooser),
+        "text": batches(read(arguments.text, lexicon, bank, chooser), chooser),
+    }
+    fit(model, kept, sources, arguments, chooser)
+    save_bundle(
+        arguments.out,
+        model,
+        LogMelConfig(**config.log_mel),
+        characters=CHARACTERS.units,
+        training_data=f"{config.training_data}; {arguments.train.name}, {arguments.text.name}",
+        licence=config.licence,
+    )
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
