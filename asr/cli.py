@@ -13,7 +13,7 @@ from asr.cli_lexicon import add_lexicon
 from asr.cli_lm import add_lm
 from asr.cli_model import add_export, add_info
 from asr.cli_transcribe import add_transcribe
-from asr.console import complain, open_output
+from asr.console import open_output, status_of
 from asr.errors import AsrError, TextError
 from asr.text import ENGLISH
 
@@ -22,25 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns 0, 1 after errors that were named, 2 for wrong usage (or by SystemExit)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     open_output()
-    try:
-        try:
-            return _run(arguments)
-        except AsrError as error:
-            complain(str(error))
-            return error.status
-        finally:
-            print(end="", flush=True)  # here, where a failure can still be handled
-    except KeyboardInterrupt:
-        complain("interrupted")
-        return 130
-    except OSError as error:
-        if error.filename is not None:
-            complain(f"{error.filename}: {error.strerror}")
-            return 1
-        if not isinstance(error, BrokenPipeError):  # then the reader of our output has left, as `head` does
-            complain(f"{error.strerror or error}")
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+    return status_of(lambda: _run(arguments))
 
 
 def _run(arguments: list[str]) -> int:

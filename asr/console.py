@@ -21,6 +21,29 @@ def complain(message: str) -> None:
     print("asr:", message.replace("\n", "\\n"), file=sys.stderr)
 
 
+def status_of(work: Callable[[], int]) -> int:
+    """Do what a command does; what a user can mend is said in one line. Returns its exit status."""
+    try:
+        try:
+            return work()
+        except AsrError as error:
+            complain(str(error))
+            return error.status
+        finally:
+            print(end="", flush=True)  # here, where a failure can still be handled
+    except KeyboardInterrupt:
+        complain("interrupted")
+        return 130
+    except OSError as error:
+        if error.filename is not None:
+            complain(f"{error.filename}: {error.strerror}")
+            return 1
+        if not isinstance(error, BrokenPipeError):  # then the reader of our output has left, as `head` does
+            complain(f"{error.strerror or error}")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
 def check_output(path: Path) -> None:
     """Find out now, not after the work."""
     if path.is_dir():

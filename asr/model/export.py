@@ -117,7 +117,7 @@ def model_card(config: bundle.BundleConfig, model: AcousticModel) -> str:
     """The bundle's README.md."""
     a = model.architecture
     parameters = sum(p.numel() for p in model.parameters())
-    units = "characters" if isinstance(config.characters, str) else "phones or other units"
+    units = "characters" if isinstance(config.characters, str) else "named units"
     directions = "bidirectional " if a.bidirectional else ""
     rows = "\n".join(f"| {name} | {100 * rate:.2f} % |" for name, rate in config.wer.items())
     return (

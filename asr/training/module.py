@@ -1,6 +1,7 @@
 """CTC training as a LightningModule."""
 
 import math
+from functools import partial
 from typing import Any
 
 import jiwer
@@ -131,12 +132,12 @@ class CTCModule(pl.LightningModule):
                 "the learning rate's schedule needs an end; set --trainer.max_epochs or --trainer.max_steps"
             )
 
-        def share(step: int) -> float:
-            if step < self.warmup_steps:
-                return (step + 1) / self.warmup_steps
-            progress = min(1.0, (step - self.warmup_steps) / max(1, total - self.warmup_steps))
-            return self.final_share + (1 - self.final_share) * 0.5 * (1 + math.cos(math.pi * progress))
-
+        share = partial(
+            share_of_peak,
+            warmup_steps=self.warmup_steps,
+            total_steps=int(total),
+            final_share=self.final_share,
+        )
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
@@ -263,6 +264,14 @@ class CTCModule(pl.LightningModule):
                 f"{name_some(self._some_ids)}); this is usual in the first epochs, later it asks for a lower "
                 "model.learning_rate"
             )
+
+
+def share_of_peak(step: int, warmup_steps: int, total_steps: int, final_share: float = 0.0) -> float:
+    """Learning rate: a linear warm-up, then half a cosine down to `final_share`."""
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    progress = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))
+    return final_share + (1 - final_share) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def mean_over_ranks(value: Tensor) -> Tensor:

@@ -37,7 +37,7 @@ run() {  # NAME|FLAGS
 }
 export -f run
 export out here train dev lexicon
-tr '\n' '\0' <<< "$rows" | xargs -0 -P "${JOBS:-1}" -I{} bash -c 'run "$1"' _ {} || true
+tr '\n' '\0' <<< "$rows" | xargs -0 -P "${JOBS:-1}" -I{} bash -c 'run "$1"' _ {} || failed=1
 
 python - "$out" "$rows" <<'PYTHON'
 import json, re, sys
@@ -48,3 +48,4 @@ for row in sys.argv[2].splitlines():
     rates = json.loads(path.read_text())["wer"].values() if path.exists() else []
     print(f"{name:28}", *(f"{100 * rate:.2f} %" for rate in rates))
 PYTHON
+exit ${failed:-0}

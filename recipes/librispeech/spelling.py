@@ -16,11 +16,11 @@ text, recipes.librispeech.held_out takes out.
 """
 
 import argparse
-import math
 import random
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from asr.cli_decoding import positive
-from asr.console import complain
+from asr.console import status_of
 from asr.decoding.align import align
 from asr.decoding.lexicon import read_lexicon
 from asr.errors import AsrError
@@ -41,7 +41,7 @@ from asr.model.export import load_acoustic_model, save_bundle, take_weights
 from asr.text import Tokenizer, ctc_frames_needed
 from asr.training.augment import SpecAugment, SpecAugmentConfig
 from asr.training.data import Batch, SpeechDataset
-from asr.training.module import ctc_losses
+from asr.training.module import ctc_losses, share_of_peak
 from asr.training.noise import AdditiveNoise, NoiseConfig
 from asr.training.run import cpu_has_bfloat16
 from asr.training.sampler import BucketSampler
@@ -210,10 +210,8 @@ def fit(
     upper = nn.ModuleList([*model.norms[kept:], *model.recurrent[kept:], model.output_norm, model.output])
     rate, steps = arguments.learning_rate, arguments.steps
     optimizer = torch.optim.AdamW(upper.parameters(), rate, fused=True)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer,
-        lambda step: min(1.0, 20 * (step + 1) / steps) * 0.5 * (1 + math.cos(math.pi * step / steps)),
-    )
+    share = partial(share_of_peak, warmup_steps=steps // 20, total_steps=steps)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
     losses: dict[str, list[float]] = {name: [] for name in sources}
     for step in range(1, steps + 1):
         source = "speech" if chooser.random() < arguments.spoken else "text"
@@ -259,19 +257,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--spoken", type=float, default=0.25, help="share of the steps on speech (0.25)")
     parser.add_argument("--learning-rate", type=float, default=2e-3, help="peak (0.002)")
     arguments = parser.parse_args(argv)
-    try:
-        teach(arguments)
-    except AsrError as error:
-        complain(str(error))
-        return 1
-    except OSError as error:
-        complain(f"{error.filename}: {error.strerror}")
-        return 1
-    return 0
+    return status_of(lambda: teach(arguments))
 
 
-def teach(arguments: argparse.Namespace) -> None:
-    """All of it. Raises AsrError and OSError, as early as can be."""
+def teach(arguments: argparse.Namespace) -> int:
+    """All of it; 0. Raises AsrError and OSError, as early as can be."""
     bundle.check_replaceable(arguments.out)
     with arguments.text.open("rb") as file:
         if not file.read(1):
@@ -288,7 +278,7 @@ def teach(arguments: argparse.Namespace) -> None:
     phones = load_acoustic_model(folder)
     kept = phones.architecture.layers
     bank = listen(phones, arguments.train, lexicon)
-    cut = len(bank.pieces) and sum(len(found) for key, found in bank.pieces.items() if len(key) == 1)
+    cut = sum(len(found) for key, found in bank.pieces.items() if len(key) == 1)
     print(f"{len(bank.utterances)} utterances heard, {cut} phones in {len(bank.pieces)} contexts", flush=True)
     model = AcousticModel(
         replace(phones.architecture, vocabulary=CHARACTERS.size, layers=kept + arguments.layers)
@@ -307,6 +297,7 @@ def teach(arguments: argparse.Namespace) -> None:
         training_data=f"{config.training_data}; {arguments.train.name}, {arguments.text.name}",
         licence=config.licence,
     )
+    return 0
 
 
 if __name__ == "__main__":

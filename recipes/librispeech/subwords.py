@@ -18,9 +18,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from asr import manifest
-from asr.console import complain
+from asr.console import status_of
 from asr.data_prep.lexicon import words_of, write_lexicon
-from asr.errors import AsrError, PrepareError
+from asr.errors import PrepareError
 
 _BEGIN = "▁"  # sentencepiece's
 
@@ -33,17 +33,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--size", type=int, default=200, help="number of pieces (200)")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER")
     arguments = parser.parse_args(argv)
-    try:
-        texts = [utterance.text for utterance in manifest.read(arguments.train / "manifest.jsonl")]
-        words = sorted(set().union(*map(words_of, arguments.words)))
-        units, spellings = spell(texts, words, arguments.size)
-        write(arguments.out, units, spellings)
-    except AsrError as error:
-        complain(str(error))
-        return 1
-    except OSError as error:
-        complain(f"{error.filename}: {error.strerror}")
-        return 1
+    return status_of(lambda: make(arguments))
+
+
+def make(arguments: argparse.Namespace) -> int:
+    """All of it; 0. Raises AsrError and OSError."""
+    texts = [utterance.text for utterance in manifest.read(arguments.train / "manifest.jsonl")]
+    words = sorted(set().union(*map(words_of, arguments.words)))
+    units, spellings = spell(texts, words, arguments.size)
+    write(arguments.out, units, spellings)
     print(f"{len(spellings)} of {len(words)} words in {len(units)} pieces")
     return 0
 

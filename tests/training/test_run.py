@@ -23,6 +23,7 @@ from asr.training.callbacks import read_curves
 from asr.training.data import Batch, SpeechDataset
 from asr.training.finite import SkippedSteps
 from asr.training.module import CTCModule
+from asr.training.reverberation import Reverberation
 from tests.training.corpus import make_corpus
 from tests.training.runs import start, weights, write_recipe
 
@@ -68,10 +69,14 @@ def test_without_bfloat16_a_cpu_trains_in_float32_and_says_so(
 
 
 def test_a_model_of_phones_learns_spellings_and_starts_from_one_of_characters(
-    tmp_path: Path, corpus: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, corpus: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    heard = []
+    forward = Reverberation.forward
+    monkeypatch.setattr(Reverberation, "forward", lambda *args: heard.append(args) or forward(*args))
     recipe = write_recipe(tmp_path, corpus, max_epochs=1)
     first = start(recipe)
+    assert not heard
     root = tmp_path / "phones"
     lexicon = tmp_path / "lexicon.txt"
     settings = (
@@ -89,6 +94,7 @@ def test_a_model_of_phones_learns_spellings_and_starts_from_one_of_characters(
         start(recipe, *settings)
     lexicon.write_text(lexicon.read_text() + "NO\tN OW\n", encoding="utf-8")
     bundle = start(recipe, *settings)
+    assert heard
     assert "PER" in capsys.readouterr().out
     assert list(read_curves(root / "logs")["val_per"])
     config = json.loads((bundle / "config.json").read_text())
