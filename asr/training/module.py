@@ -27,6 +27,7 @@ from asr.training.data import Batch, SpeechData, name_some
 from asr.training.finite import SkippedSteps, skip_unless_finite
 from asr.training.noise import AdditiveNoise, NoiseConfig
 from asr.training.reverberation import Reverberation, ReverberationConfig
+from asr.training.vocal_tract import VocalTract, VocalTractConfig
 
 
 class CTCModule(pl.LightningModule):
@@ -44,6 +45,7 @@ class CTCModule(pl.LightningModule):
         warmup_steps: Steps in which the learning rate rises linearly from zero.
         final_share: Learning rate at the last step as a share of the peak; half a cosine lies between.
         spec_augment: Masking of training features.
+        vocal_tract: Voices of other heights that training features are heard in.
         reverberation: Rooms that training features are heard in.
         noise: Noise added to training features.
         tempo: Training utterances are played at up to this share faster or slower, drawn anew each time.
@@ -72,6 +74,7 @@ class CTCModule(pl.LightningModule):
         warmup_steps: int = 100,
         final_share: float = 0.02,
         spec_augment: SpecAugmentConfig = SpecAugmentConfig(),  # noqa: B008 - frozen
+        vocal_tract: VocalTractConfig = VocalTractConfig(),  # noqa: B008 - frozen
         reverberation: ReverberationConfig = ReverberationConfig(),  # noqa: B008 - frozen
         noise: NoiseConfig = NoiseConfig(),  # noqa: B008 - frozen
         tempo: float = 0.0,
@@ -90,6 +93,7 @@ class CTCModule(pl.LightningModule):
         if init is not None:
             take_weights(self.model, locate(init))
         self.spec_augment = SpecAugment(spec_augment)
+        self.vocal_tract = VocalTract(vocal_tract, log_mel) if vocal_tract.share else None
         self.reverberation = Reverberation(reverberation, log_mel) if reverberation.share else None
         self.noise = AdditiveNoise(noise, log_mel) if noise.share else None
         if crf:  # made here, for what copies the module before the data are there
@@ -161,6 +165,8 @@ class CTCModule(pl.LightningModule):
         if self.consistency:
             batch = twice(batch)
         features = batch.features
+        if self.vocal_tract:
+            features = self.vocal_tract(features)
         if self.reverberation:
             features = self.reverberation(features, batch.lengths)
         if self.noise:

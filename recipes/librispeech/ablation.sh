@@ -18,6 +18,7 @@ two views (CR-CTC)|--model.consistency=0.2
 2 layers|--model.layers=2
 half the time masks|--model.spec_augment.time_masks=5
 twice the time masks|--model.spec_augment.time_masks=20
+voices of other heights (VTLP)|--model.vocal_tract.share=1
 no noise|--model.noise.share=0
 reverberation|--model.reverberation.share=0.5
 no average of weights|--ema.decay=0

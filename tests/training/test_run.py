@@ -87,6 +87,7 @@ def test_a_model_of_phones_learns_spellings_and_starts_from_one_of_characters(
         "--model.consistency=0.2",
         "--model.tempo=0.1",
         "--model.noise.share=0.5",
+        "--model.vocal_tract.share=0.5",
         "--model.reverberation.share=0.5",
     )
     lexicon.write_text("BE\tB IY\nSO\tS OW\nSO\tS\nIT\tIH T\n", encoding="utf-8")
