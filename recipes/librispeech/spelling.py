@@ -255,7 +255,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--text", type=Path, required=True, metavar="FILE")
     parser.add_argument("--out", type=Path, required=True, metavar="BUNDLE")
     parser.add_argument("--layers", type=positive, default=2, help="new ones (2)")
-    parser.add_argument("--steps", type=positive, default=2300, help="(2300)")
+    parser.add_argument("--steps", type=positive, default=3500, help="(3500)")
     parser.add_argument("--spoken", type=float, default=0.25, help="share of the steps on speech (0.25)")
     parser.add_argument("--learning-rate", type=float, default=2e-3, help="peak (0.002)")
     parser.add_argument("--dropout", type=float, default=0.1, help="(0.1)")
