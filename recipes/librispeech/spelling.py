@@ -58,6 +58,9 @@ VOICES = VocalTractConfig(1, 0.8, 1.25)
 NOISE = NoiseConfig(1, 5, 25)
 """With these a model is about as often wrong on what it was trained on as it is on other speakers."""
 
+DROPOUT = 0.1
+"""Less than box has: of the text no sentence is likely to come twice."""
+
 CHOICE = 3 * len(SPEEDS)
 """Pieces that there must be to choose from, of three places at least; else less context will do."""
 
@@ -258,7 +261,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps", type=positive, default=3500, help="(3500)")
     parser.add_argument("--spoken", type=float, default=0.25, help="share of the steps on speech (0.25)")
     parser.add_argument("--learning-rate", type=float, default=2e-3, help="peak (0.002)")
-    parser.add_argument("--dropout", type=float, default=0.1, help="(0.1)")
     arguments = parser.parse_args(argv)
     return status_of(lambda: teach(arguments))
 
@@ -288,7 +290,7 @@ def teach(arguments: argparse.Namespace) -> int:
             phones.architecture,
             vocabulary=CHARACTERS.size,
             layers=kept + arguments.layers,
-            dropout=arguments.dropout,
+            dropout=DROPOUT,
         )
     )
     take_weights(model, folder)
