@@ -6,50 +6,45 @@
 Five hours of speech hold some 7,000 different words, too few to learn English spelling from; text is
 plentiful. So the layers of a model of phones (--model) are kept as they are, and new ones on top read their
 activations and write characters. They learn from training speech, and from sentences of the text (one a
-line, in capitals), whose words the model's lexicon spells in phones: each phone is a piece of the
-activations at some place of the training speech, where possible between the same neighbours. That is unit
-selection (Hunt and Black, 1996) of activations instead of waveforms, for the injection of unpaired text (as
-in JOIST, arXiv 2210.07353).
+line, in capitals), put together from pieces of the activations of training speech: of up to three words, as
+they were said there, else of the phones that a lexicon spells a word with (see unit_selection). That is
+injection of unpaired text (as in JOIST, arXiv 2210.07353).
 
 OUT is an ordinary bundle, which `asr train --model.init` can train on as a whole. What must not be in the
-text, recipes.librispeech.held_out takes out.
+text, recipes.librispeech.held_out takes out. A run that was cut off goes on from OUT.ckpt. To use two cores:
+`OMP_NUM_THREADS=1 python -m torch.distributed.run --nproc-per-node 2 -m recipes.librispeech.spelling ...`,
+each of which makes its own batches.
 """
 
 import argparse
 import random
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from asr.cli_decoding import positive
 from asr.console import status_of
-from asr.decoding.align import align
 from asr.decoding.lexicon import read_lexicon
 from asr.errors import AsrError
 from asr.features.logmel import LogMelConfig
+from asr.files import atomic_write
 from asr.model import bundle
 from asr.model.acoustic import AcousticModel
 from asr.model.export import load_acoustic_model, save_bundle, take_weights
-from asr.text import Tokenizer, ctc_frames_needed
 from asr.training.data import Batch, SpeechDataset
-from asr.training.module import ctc_losses, share_of_peak
+from asr.training.module import ctc_losses, mean_over_ranks, share_of_peak
 from asr.training.noise import AdditiveNoise, NoiseConfig
 from asr.training.run import cpu_has_bfloat16
 from asr.training.sampler import BucketSampler
 from asr.training.vocal_tract import VocalTract, VocalTractConfig
-
-Key = tuple[int, ...]
-"""A phone, whether its word ends with it, and its neighbours as far as they are asked for."""
-
-CHARACTERS = Tokenizer()
+from recipes.librispeech.unit_selection import CHARACTERS, Bank, Example
 
 SPEEDS = (0.9, 1.0, 1.1)
 """The training speech is heard once at each."""
@@ -60,9 +55,6 @@ NOISE = NoiseConfig(1, 5, 25)
 
 DROPOUT = 0.1
 """Less than box has: of the text no sentence is likely to come twice."""
-
-CHOICE = 3 * len(SPEEDS)
-"""Pieces that there must be to choose from, of three places at least; else less context will do."""
 
 FRAMES = 4000
 """Of 40 ms in a step, padding included."""
@@ -79,69 +71,19 @@ POOL = 400
 MOST_REFUSED = 1000
 """Sentences in a row that cannot be spoken."""
 
-
-class Example(NamedTuple):
-    """Activations float16[T, D] and the characters to be written."""
-
-    frames: np.ndarray
-    tokens: list[int]
-
-
-@dataclass
-class Bank:
-    """Utterances, and by key the pieces of their activations that are fit."""
-
-    utterances: list[Example]
-    pieces: dict[Key, list[np.ndarray]]
-
-    def cut(self, frames: np.ndarray, log_probs: np.ndarray, words: Sequence[Sequence[int]]) -> None:
-        """Add the phones of an utterance."""
-        places = align(log_probs, [phone for word in words for phone in word])
-        edges = (places.ends[:-1] + places.starts[1:] + 1) // 2
-        for piece, keys in zip(np.split(frames, edges), contexts(words), strict=True):
-            for key in keys:
-                self.pieces[key].append(piece)
-
-    def example(
-        self, words: Sequence[str], lexicon: Mapping[str, list[int]], chooser: random.Random
-    ) -> Example | None:
-        """Words, spoken; None for none, one not in the lexicon or never heard, too many or too few frames."""
-        if not words or not all(word in lexicon for word in words):
-            return None
-        frames = self.speak([lexicon[word] for word in words], chooser)
-        tokens = CHARACTERS.encode(" ".join(words))
-        if frames is None or not ctc_frames_needed(tokens) <= len(frames) <= FRAMES:
-            return None
-        return Example(frames, tokens)
-
-    def speak(self, words: Sequence[Sequence[int]], chooser: random.Random) -> np.ndarray | None:
-        """Activations of words spelt in phones; None where a phone was never heard."""
-        chosen = []
-        for keys in contexts(words):
-            fitting = [found for key in keys if (found := self.pieces.get(key))]
-            if not fitting:
-                return None
-            chosen.append(chooser.choice(next((f for f in fitting if len(f) >= CHOICE), fitting[-1])))
-        return np.concatenate(chosen)
-
-
-def contexts(words: Sequence[Sequence[int]]) -> Iterator[list[Key]]:
-    """The keys of each phone, the closest first; phone 0 stands for what lies beyond the ends."""
-    phones = [phone for word in words for phone in word]
-    ends = [int(i + 1 == len(word)) for word in words for i in range(len(word))]
-    for before, phone, after, end in zip([0, *phones[:-1]], phones, [*phones[1:], 0], ends, strict=True):
-        yield [(phone, end, before, after), (phone, end, after), (phone, end), (phone,)]
+STEPS_SAVED = 500
+"""After so many the state is written to OUT.ckpt, from where a run that was cut off goes on."""
 
 
 def listen(model: AcousticModel, folder: Path, lexicon: Mapping[str, list[int]]) -> Bank:
-    """Cut the activations of training speech into phones, half-way between the frames that say them.
+    """Cut the activations of training speech into pieces.
 
     Utterances with a word that is not in the lexicon are heard, but not cut.
     """
     dataset = SpeechDataset([folder], CHARACTERS, SPEEDS)
     voices = VocalTract(VOICES, dataset.stores[0].config)
     noise = AdditiveNoise(NOISE, dataset.stores[0].config)
-    bank = Bank([], defaultdict(list))
+    bank = Bank()
     for positions in BucketSampler(dataset.lengths, HEARD_FRAMES).batches():
         batch = dataset[positions]
         clear = hear(model, batch.features, batch.lengths)  # phones are found here
@@ -217,8 +159,14 @@ def fit(
     optimizer = torch.optim.AdamW(upper.parameters(), rate, fused=True)
     share = partial(share_of_peak, warmup_steps=steps // 20, total_steps=steps)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
+    state = State(
+        checkpoint_of(arguments.out), {"upper": upper, "optimizer": optimizer, "schedule": schedule}
+    )
+    done = state.load()
+    rank, ranks = place()
+    chooser.seed(1 + done * ranks + rank)
     losses: dict[str, list[float]] = {name: [] for name in sources}
-    for step in range(1, steps + 1):
+    for step in range(done + 1, steps + 1):
         source = "speech" if chooser.random() < arguments.spoken else "text"
         batch = collate(next(sources[source]))
         with torch.autocast("cpu", torch.bfloat16, enabled=cpu_has_bfloat16()):
@@ -226,14 +174,54 @@ def fit(
         loss = ctc_losses(batch, log_probs, batch.lengths).sum() / batch.target_lengths.sum()
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
+        for weight in upper.parameters():
+            assert weight.grad is not None
+            weight.grad = mean_over_ranks(weight.grad)
         nn.utils.clip_grad_norm_(upper.parameters(), 1.0)
         optimizer.step()
         schedule.step()
         losses[source].append(loss.item())
-        if step % 100 == 0 or step == steps:
+        if rank == 0 and (step % 100 == 0 or step == steps):
             means = ", ".join(f"{name} {np.mean(values):.3f}" for name, values in losses.items() if values)
             print(f"step {step}: nats a character: {means}", flush=True)
             losses = {name: [] for name in sources}
+        if rank == 0 and step % STEPS_SAVED == 0:
+            state.save(step)
+
+
+def place() -> tuple[int, int]:
+    """This process's number and how many there are."""
+    return (distributed.get_rank(), distributed.get_world_size()) if distributed.is_initialized() else (0, 1)
+
+
+def checkpoint_of(out: Path) -> Path:
+    """Where the state of a run that is to write the bundle `out` lies."""
+    return out.with_name(f"{out.name}.ckpt")
+
+
+@dataclass
+class State:
+    """What a run needs to go on, in a file."""
+
+    path: Path
+    parts: Mapping[str, Any]
+
+    def save(self, step: int) -> None:
+        with atomic_write(self.path, "wb") as file:
+            torch.save({"step": step, **{name: part.state_dict() for name, part in self.parts.items()}}, file)
+
+    def load(self) -> int:
+        """The steps done: 0 without a file. Raises AsrError for one that does not fit."""
+        if not self.path.exists():
+            return 0
+        try:
+            state = torch.load(self.path)
+            for name, part in self.parts.items():
+                part.load_state_dict(state[name])
+        except Exception as error:  # torch raises whatever its file formats do
+            raise AsrError(f"{self.path}: not the state of such a run; delete it to start anew") from error
+        print(f"going on after step {state['step']}", flush=True)
+        return int(state["step"])
 
 
 def collate(examples: Sequence[Example]) -> Batch:
@@ -257,6 +245,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--train", type=Path, required=True, metavar="FOLDER")
     parser.add_argument("--text", type=Path, required=True, metavar="FILE")
     parser.add_argument("--out", type=Path, required=True, metavar="BUNDLE")
+    parser.add_argument(
+        "--lexicon", type=Path, metavar="FILE", help="spells more words in the model's phones"
+    )
     parser.add_argument("--layers", type=positive, default=2, help="new ones (2)")
     parser.add_argument("--steps", type=positive, default=3500, help="(3500)")
     parser.add_argument("--spoken", type=float, default=0.25, help="share of the steps on speech (0.25)")
@@ -267,6 +258,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def teach(arguments: argparse.Namespace) -> int:
     """All of it; 0. Raises AsrError and OSError, as early as can be."""
+    if distributed.is_torchelastic_launched():
+        distributed.init_process_group("gloo")
     bundle.check_replaceable(arguments.out)
     with arguments.text.open("rb") as file:
         if not file.read(1):
@@ -275,7 +268,10 @@ def teach(arguments: argparse.Namespace) -> int:
     config = bundle.read_config(folder)
     if isinstance(config.characters, str):
         raise AsrError(f"{folder}: a model of characters; name one of phones")
-    spellings = read_lexicon(folder / bundle.LEXICON, config.tokenizer).first_spellings()
+    files = [*([arguments.lexicon] if arguments.lexicon else []), folder / bundle.LEXICON]
+    spellings: dict[str, list[int]] = {}
+    for file in files:  # the model's own come last, and count
+        spellings |= read_lexicon(file, config.tokenizer).first_spellings()
     lexicon = {word: phones for word, phones in spellings.items() if not CHARACTERS.unknown(word)}
 
     torch.manual_seed(1)
@@ -283,8 +279,10 @@ def teach(arguments: argparse.Namespace) -> int:
     phones = load_acoustic_model(folder)
     kept = phones.architecture.layers
     bank = listen(phones, arguments.train, lexicon)
-    cut = sum(len(found) for key, found in bank.pieces.items() if len(key) == 1)
-    print(f"{len(bank.utterances)} utterances heard, {cut} phones in {len(bank.pieces)} contexts", flush=True)
+    cut = sum(len(found) for key, found in bank.phones.items() if len(key) == 1)
+    print(
+        f"{len(bank.utterances)} utterances heard, {cut} phones and {len(bank.phrases)} phrases", flush=True
+    )
     model = AcousticModel(
         replace(
             phones.architecture,
@@ -299,6 +297,8 @@ def teach(arguments: argparse.Namespace) -> int:
         "text": batches(read(arguments.text, lexicon, bank, chooser), chooser),
     }
     fit(model, kept, sources, arguments, chooser)
+    if place()[0] > 0:
+        return 0
     save_bundle(
         arguments.out,
         model,
@@ -307,6 +307,7 @@ def teach(arguments: argparse.Namespace) -> int:
         training_data=f"{config.training_data}; {arguments.train.name}, {arguments.text.name}",
         licence=config.licence,
     )
+    checkpoint_of(arguments.out).unlink(missing_ok=True)
     return 0
 
 
