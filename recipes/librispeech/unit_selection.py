@@ -13,7 +13,7 @@ from asr.decoding.align import align
 from asr.text import Tokenizer, ctc_frames_needed
 
 Key = tuple[int, ...]
-"""A phone, whether its word ends with it, and its neighbours as far as they are asked for."""
+"""A phone, whether its word ends with it, the one before and the one after, or fewer: see `contexts`."""
 
 Phrase = tuple[tuple[int, ...], ...]
 """Words in phones."""
@@ -21,7 +21,8 @@ Phrase = tuple[tuple[int, ...], ...]
 CHARACTERS = Tokenizer()
 
 CHOICE = 9
-"""Pieces that there must be to choose from; else less context will do. At three speeds, three places."""
+"""Pieces that there must be to choose from, else less context or fewer words will do: three places' where
+speech is heard at three speeds."""
 
 PHRASE = 3
 """Most words that are kept together."""
@@ -46,8 +47,15 @@ class Bank:
     phrases: dict[Phrase, list[np.ndarray]] = field(default_factory=lambda: defaultdict(list))
 
     def cut(self, frames: np.ndarray, log_probs: np.ndarray, words: Sequence[Sequence[int]]) -> None:
-        """Add the phones and phrases of an utterance, cut half-way between the frames that say them."""
-        places = align(log_probs, [phone for word in words for phone in word])
+        """Add the phones and phrases of an utterance, cut half-way between the frames that say them.
+
+        Activations `[T, D]`, log-probabilities `float32[T, V]` and words in phones; nothing, if T frames are
+        too few for them. What begins or ends an utterance keeps the silence there.
+        """
+        phones = [phone for word in words for phone in word]
+        if ctc_frames_needed(phones) > len(frames):
+            return
+        places = align(log_probs, phones)
         edges = [0, *(places.ends[:-1] + places.starts[1:] + 1) // 2, len(frames)]
         for i, keys in enumerate(contexts(words)):
             for key in keys:
@@ -70,8 +78,8 @@ class Bank:
         return Example(frames, tokens)
 
     def speak(self, words: Sequence[Sequence[int]], chooser: random.Random) -> np.ndarray | None:
-        """Activations of words spelt in phones: of phrases where there is a choice of them, else of phones;
-        None where a phone was never heard."""
+        """Activations `[T, D]` of words in phones: phrases where there is a choice of them, else phones; None
+        where one was never heard."""
         choices: list[Sequence[np.ndarray]] = []
         keys = contexts(words)
         end = 0

@@ -1,9 +1,9 @@
 """Text becomes what a model would say of speech."""
 
+import os
 import random
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +15,10 @@ from asr.features.logmel import LogMelConfig
 from asr.model.acoustic import AcousticModel, Architecture
 from asr.model.export import load_acoustic_model, save_bundle
 from asr.text import Tokenizer
-from asr.training.data import Batch, SpeechDataset
+from asr.training.data import SpeechDataset
 from recipes.librispeech import spelling
-from recipes.librispeech.spelling import collate, hear, listen, main
-from recipes.librispeech.unit_selection import CHARACTERS, CHOICE, Bank, Example, contexts
+from recipes.librispeech.spelling import hear, listen, main, spellings
+from recipes.librispeech.unit_selection import CHARACTERS, CHOICE, Bank, contexts
 from tests.training.corpus import make_corpus
 
 PHONES = ("B", "IY", "S", "OW", "IH", "T", "N")
@@ -56,6 +56,20 @@ def test_contexts_know_the_ends_of_words_and_of_sentences() -> None:
     keys = list(contexts([[1, 2], [3]]))
     assert [key[0] for key in keys] == [(1, 0, 0, 2), (2, 1, 1, 3), (3, 1, 2, 0)]
     assert keys[1] == [(2, 1, 1, 3), (2, 1, 3), (2, 1), (2,)]
+
+
+def test_cuts_lie_half_way_between_the_frames_that_say_phones() -> None:
+    path = [0, 1, 1, 0, 0, 0, 0, 2, 0, 0, 3, 3]  # blanks between; the cuts are at 5 and 9
+    log_probs = np.log(np.eye(4)[path] * 0.9 + 0.025).astype(np.float32)
+    frames = np.arange(len(path), dtype=np.float16)[:, None]
+    bank = Bank()
+    bank.cut(frames, log_probs, [[1, 2], [3]])
+    pieces = {phone: [piece[:, 0].tolist() for piece in bank.phones[(phone,)]] for phone in (1, 2, 3)}
+    assert pieces == {1: [[0, 1, 2, 3, 4]], 2: [[5, 6, 7, 8]], 3: [[9, 10, 11]]}
+    phrases = {words: [len(piece) for piece in said] for words, said in bank.phrases.items()}
+    assert phrases == {((1, 2),): [9], ((3,),): [3], ((1, 2), (3,)): [12]}
+    bank.cut(frames[:2], log_probs[:2], [[1, 2], [3]])  # more phones than frames
+    assert len(bank.phones[(1,)]) == 1
 
 
 def test_pieces_of_the_closest_context_with_a_choice_are_put_together() -> None:
@@ -101,13 +115,12 @@ def test_the_layers_above_what_is_heard_say_what_the_model_says(model: AcousticM
 
 def test_the_pieces_of_an_utterance_are_all_of_it(corpus: Path, model: AcousticModel) -> None:
     torch.manual_seed(0)
-    bank = listen(model, corpus, LEXICON)
+    bank = listen(model, SpeechDataset([corpus], CHARACTERS, spelling.SPEEDS), LEXICON)
     assert len(bank.utterances) == 24  # eight, at three speeds
     frames = sum(len(frames) for frames, _ in bank.utterances)
     by_phone = [piece for key, pieces in bank.phones.items() if len(key) == 1 for piece in pieces]
     assert sum(map(len, by_phone)) == frames and min(map(len, by_phone)) > 0
-    by_word = [piece for words, pieces in bank.phrases.items() if len(words) == 1 for piece in pieces]
-    assert sum(map(len, by_word)) == frames
+    assert bank.phrases and all(len(said) >= CHOICE for said in bank.phrases.values())
     example = bank.example(["SO", "IT"], LEXICON, random.Random(0))
     assert example is not None and CHARACTERS.decode(example.tokens) == "SO IT"
     assert bank.example(["SO", "WHAT"], LEXICON, random.Random(0)) is None
@@ -119,7 +132,7 @@ def test_only_the_new_layers_learn(corpus: Path, phones: Path, tmp_path: Path) -
     flags = ["--model", str(phones), "--train", str(corpus), "--text", str(tmp_path / "text")]
     assert main([*flags, "--out", str(tmp_path / "out"), "--steps", "6", "--layers", "1"]) == 0
     before, after = (load_acoustic_model(folder).state_dict() for folder in (phones, tmp_path / "out"))
-    kept = [name for name in before if not name.startswith(("output", "norms.1", "recurrent.1"))]
+    kept = [name for name in before if not name.startswith("output")]
     assert kept and all(torch.equal(before[name], after[name]) for name in kept)
     assert "recurrent.1.ahead.weight_hh_l0" in after and not torch.equal(
         before["output_norm.weight"], after["output_norm.weight"]
@@ -138,22 +151,20 @@ def test_a_run_that_was_cut_off_goes_on(
     flags += ["--out", str(tmp_path / "out"), "--steps", "6", "--layers", "1"]
     state = tmp_path / "out.ckpt"
     monkeypatch.setattr(spelling, "STEPS_SAVED", 3)
-    done = []
-
-    def stop_at_the_fifth(examples: Sequence[Example]) -> Batch:
-        done.append(examples)
-        if len(done) == 5:
-            raise AsrError("no power")
-        return collate(examples)
-
     with monkeypatch.context() as patch:
-        patch.setattr(spelling, "collate", stop_at_the_fifth)
+        patch.setattr(spelling, "save_bundle", no_power)
         assert main(flags) == 1
-    assert state.exists() and not (tmp_path / "out").exists()
+    saved = torch.load(state)
+    assert saved["step"] == 6 and not (tmp_path / "out").exists()
     capsys.readouterr()
-    assert main(flags) == 0
-    assert "going on after step 3" in capsys.readouterr().out
-    assert (tmp_path / "out").exists() and not state.exists()
+
+    assert main([*flags, "--layers", "2"]) == 1
+    err = capsys.readouterr().err
+    assert "out.ckpt: of a run with --layers 1; give that" in err and err.count("\n") == 1
+    assert main(flags) == 0  # no step is left
+    assert "going on after step 6" in capsys.readouterr().out and not state.exists()
+    weights = load_acoustic_model(tmp_path / "out").state_dict()
+    assert torch.equal(weights["output.weight"], saved["upper"]["3.weight"])
 
     state.write_bytes(b"?")
     assert main(flags) == 1
@@ -161,14 +172,46 @@ def test_a_run_that_was_cut_off_goes_on(
     assert "out.ckpt: not the state of such a run; delete it" in err and err.count("\n") == 1
 
 
-def test_two_processes_write_one_bundle(corpus: Path, phones: Path, tmp_path: Path) -> None:
+def no_power(*_: object, **__: object) -> None:
+    raise AsrError("no power")
+
+
+RUN = """
+import sys, torch
+from recipes.librispeech import spelling
+fit = spelling.fit
+def fit_and_save(model, *arguments):
+    fit(model, *arguments)
+    torch.save(model.state_dict(), f"{sys.argv[1]}.{spelling.rank_and_ranks()[0]}")
+spelling.fit = fit_and_save
+sys.exit(spelling.main(sys.argv[2:]))
+"""
+
+
+def test_two_processes_have_the_same_weights_and_write_one_bundle(
+    corpus: Path, phones: Path, tmp_path: Path
+) -> None:
     (tmp_path / "text").write_text("SO BE IT\nNO IT BE SO\n" * 50)
+    (tmp_path / "run.py").write_text(RUN)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command += ["-m", "recipes.librispeech.spelling", "--model", str(phones), "--train", str(corpus)]
-    command += ["--text", str(tmp_path / "text"), "--out", str(tmp_path / "out"), "--steps", "4"]
-    said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
+    command += [str(tmp_path / "run.py"), str(tmp_path / "weights"), "--model", str(phones)]
+    command += ["--train", str(corpus), "--text", str(tmp_path / "text")]
+    command += ["--out", str(tmp_path / "out"), "--steps", "4"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    said = subprocess.run(
+        command, capture_output=True, text=True, check=True, timeout=120, env=environment
+    ).stdout
     assert said.count("step 4: ") == 1
-    assert load_acoustic_model(tmp_path / "out").architecture.layers == 3
+    first, second = (torch.load(tmp_path / f"weights.{rank}") for rank in (0, 1))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    written = load_acoustic_model(tmp_path / "out").state_dict()
+    assert torch.equal(written["output.weight"], first["output.weight"])
+
+
+def test_words_that_the_model_lacks_are_spelt_by_another_lexicon(phones: Path, tmp_path: Path) -> None:
+    (tmp_path / "more.txt").write_text("BE\tN OW\nTOE\tT OW\n")
+    words = spellings(phones, Tokenizer(PHONES), tmp_path / "more.txt")
+    assert words == {**LEXICON, "TOE": [6, 4]}  # of BE the model's own
 
 
 @pytest.mark.parametrize(
