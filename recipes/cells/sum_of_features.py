@@ -3,14 +3,11 @@
     python -m recipes.cells.sum_of_features [--seed 1]
 
 Sequences are 10 steps of 5 features, each drawn from a standard normal distribution; the target is the sum
-of all 50. The state after the last step goes through one linear layer. 1,000 sequences, 10 epochs, batches of
-32, Adam, mean squared error; then 100 new sequences, beside the error of always guessing the mean of the
-training targets. (With features uniform in [0, 1) ten epochs teach little but the mean of the targets, 25,
-since a state lies between -1 and 1: the error is then 0.86 to 1.01 of the mean's.)
+of all 50. Beside the error stands that of always guessing the mean of the training targets.
 """
 
 import argparse
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +17,7 @@ STEPS, FEATURES, UNITS = 10, 5, 64
 
 
 class Summer(nn.Module):
-    """`[B, steps, features]` -> `[B]`."""
+    """`[B, steps, features]` -> `[B]`, from the state after the last step."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -32,8 +29,7 @@ class Summer(nn.Module):
         return sums
 
 
-@dataclass(frozen=True)
-class Outcome:
+class Outcome(NamedTuple):
     """Targets and predictions `[100]` of the new sequences; mean squared errors of model and mean."""
 
     targets: Tensor
@@ -56,10 +52,8 @@ def learn(seed: int, sequences: int = 1000, epochs: int = 10, batch: int = 32, r
             optimizer.step()
     with torch.inference_mode():
         predictions = model(new)
-    mean = sums.mean().expand(len(targets))
-    return Outcome(
-        targets, predictions, float(mse_loss(predictions, targets)), float(mse_loss(mean, targets))
-    )
+    error, error_of_mean = (float((guess - targets).square().mean()) for guess in (predictions, sums.mean()))
+    return Outcome(targets, predictions, error, error_of_mean)
 
 
 def main() -> None:
