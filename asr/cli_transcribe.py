@@ -1,6 +1,7 @@
 """The `asr transcribe` command."""
 
 import argparse
+import ctypes
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -82,6 +83,7 @@ def transcribe(options: argparse.Namespace) -> int:
     from asr.inference.transcriber import load_model
 
     model = load_model(options.model, options.threads, decoding_of(options))
+    _trim_memory()
     with _progress(recordings) as (on_audio, say):
         write = _to_files(outputs) if formats else _to_terminal(options.json, len(recordings) > 1, say)
         results = model.transcribe_files(
@@ -96,6 +98,12 @@ def transcribe(options: argparse.Namespace) -> int:
             else:
                 write(path, transcript, failures)
     return failures.status
+
+
+def _trim_memory() -> None:
+    """Return free heap pages to the system: after a vocabulary of 200,000 words glibc keeps tens of MiB."""
+    if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
+        trim(0)
 
 
 class _Failures:

@@ -1,13 +1,11 @@
 """How loops are compiled, by numba."""
 
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from numba import njit
-from numba.core.event import Event, Listener, register
-
-from asr.console import complain
+from numba.core.event import Event, Listener, install_listener
 
 
 def compiled(function: Callable[..., Any]) -> Any:
@@ -31,17 +29,20 @@ def _compile(function: Callable[..., Any], **options: bool) -> Any:
 
 
 class _Notice(Listener):  # type: ignore[misc]  # numba has no types
-    """Says once, on a terminal, why nothing seems to happen; silent where everything was kept."""
-
-    told = False
+    def __init__(self, notify: Callable[[], None]) -> None:
+        self._notify: Callable[[], None] | None = notify
 
     def on_start(self, event: Event) -> None:
-        if not self.told and sys.stderr.isatty():
-            complain("compiling the decoder, once on this machine; it may take a minute")
-        self.told = True
+        notify, self._notify = self._notify, None
+        if notify:
+            notify()
 
     def on_end(self, event: Event) -> None:
         pass
 
 
-register("numba:compile", _Notice())
+@contextmanager
+def on_first_compilation(notify: Callable[[], None]) -> Iterator[None]:
+    """Call `notify` when, within this context, a function is compiled for the first time."""
+    with install_listener("numba:compile", _Notice(notify)):
+        yield

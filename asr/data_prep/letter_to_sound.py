@@ -1,17 +1,15 @@
 """Letter to sound: how a word that the dictionary lacks is probably spoken. Not used at run time."""
 
 import random
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
 import torch
 import torch.nn.functional as F
-from rapidfuzz.distance import Levenshtein
 from torch import Tensor, nn
 
-from asr.data_prep.lexicon import LETTERS, Dictionary, Spelling, is_possessive, spell
+from asr.data_prep.lexicon import LETTERS, Dictionary, Spelling, is_possessive
 from asr.errors import PrepareError
 from asr.text import BLANK, ctc_frames_needed
 
@@ -19,9 +17,6 @@ Progress = Callable[[str], None]
 
 _SLOTS = 2
 """CTC frames a letter: X is K S, and the U of USE is Y UW."""
-
-_HELD_OUT = 20
-"""A check keeps one word in so many from the training."""
 
 
 @dataclass(frozen=True)
@@ -35,22 +30,6 @@ class LetterToSoundOptions:
     batch: int = 256
     learning_rate: float = 4e-3
     seed: int = 0
-
-
-@dataclass(frozen=True)
-class Rates:
-    """Words and phones in all, and how many are wrong, by the nearest of the dictionary's spellings."""
-
-    words: int
-    word_errors: int
-    phones: int
-    phone_errors: int
-
-    def __str__(self) -> str:
-        word_rate, phone_rate = self.word_errors / self.words, self.phone_errors / self.phones
-        return (
-            f"{100 * word_rate:.1f} % of {self.words} words, {100 * phone_rate:.2f} % of {self.phones} phones"
-        )
 
 
 class LetterToSound(nn.Module):
@@ -145,40 +124,6 @@ def _fit(
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             schedule.step()
-
-
-def check(
-    dictionary: Dictionary,
-    options: LetterToSoundOptions | None = None,
-    progress: Progress = lambda stage: None,
-) -> tuple[Rates, Rates]:
-    """Train without a twentieth of the words, chosen by their hash, and spell those.
-
-    Returns the rates of letter to sound alone on those that are no possessives, and of a lexicon (rules, then
-    letter to sound) on all of them. Raises PrepareError if the dictionary is too small for that.
-    """
-    kept = {word: ways for word, ways in dictionary.items() if not _held_out(word)}
-    held_out = [word for word in dictionary if _held_out(word)]
-    plain = [word for word in held_out if not is_possessive(word)]
-    if not plain:
-        raise PrepareError("the dictionary is too small for a check; use a larger one")
-    model = train(kept, options, progress)
-    lexicon = spell(held_out, kept, model.spell).spellings
-    alone = _rates(zip(plain, model.spell(plain), strict=True), dictionary)
-    return alone, _rates(((word, lexicon[word][0]) for word in held_out), dictionary)
-
-
-def _rates(spellings: Iterable[tuple[str, Spelling]], dictionary: Dictionary) -> Rates:
-    scores = [
-        min((Levenshtein.distance(spelling, way), len(way)) for way in dictionary[word])
-        for word, spelling in spellings
-    ]
-    errors, phones = zip(*scores, strict=True)
-    return Rates(len(scores), sum(error > 0 for error in errors), sum(phones), sum(errors))
-
-
-def _held_out(word: str) -> bool:
-    return zlib.crc32(word.encode()) % _HELD_OUT == 0
 
 
 def _ctc_loss(log_probs: Tensor, targets: list[list[int]]) -> Tensor:

@@ -1,7 +1,5 @@
 """Recordings -> transcripts. Nothing here needs torch."""
 
-import ctypes
-import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -165,14 +163,7 @@ def load_model(
     config = read_config(folder)
     engine = Engine(folder, config)
     decoder = Decoder(folder, config, engine.frame_seconds, decoding or DecodingOptions())
-    _trim_memory()
     return Transcriber(engine, decoder, config, threads or usable_cores())
-
-
-def _trim_memory() -> None:
-    """Give back what is free: after a vocabulary of 200,000 words, glibc keeps tens of MiB."""
-    if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
-        trim(0)
 
 
 def transcribe(

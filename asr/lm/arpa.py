@@ -1,5 +1,6 @@
 """ARPA files, the text form of n-gram models, as SRILM, KenLM and LibriSpeech have them."""
 
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ from asr.lm.words import Words, WordTable, add_word, find_word, is_space, is_unk
 MISSING_UNKNOWN = -100.0
 """log10 probability of <unk> where a file has none, as in KenLM."""
 
+_LARGEST = float(np.finfo(np.float32).max)
 _BACKSLASH, _NEWLINE = ord("\\"), ord("\n")
 
 _FINE, _NUMBER, _FIELDS, _WORD, _PREFIX, _POSITIVE, _TOO_MANY, _TWICE = range(8)
@@ -58,8 +60,11 @@ class _Section(NamedTuple):
     """float32"""
 
 
-_Parser = Callable[[np.ndarray, int, int], tuple[int, int, int]]
-"""From text, position and number of n-grams so far to the new position, the new number and the trouble."""
+_Parser = Callable[[np.ndarray, int, int, np.ndarray], tuple[int, int, int]]
+"""Text, position, n-grams so far and `spans` to be filled -> new position, n-grams so far, trouble.
+
+`spans` is int64[rows, 4]: start and end of the log probability and of the backoff weight.
+"""
 
 
 class _Reader:
@@ -101,16 +106,18 @@ class _Reader:
     def _unigrams(self, count: int) -> tuple[Vocabulary, NgramTable]:
         words = Words()
         seen = np.zeros(count + len(SPECIAL), np.bool_)
-        log_probs, backoffs = np.zeros((2, len(seen)), np.float32)
+        section = _Section(np.empty(count, np.uint64), *np.empty((2, count), np.float32))
 
-        def parse(text: np.ndarray, position: int, filled: int) -> tuple[int, int, int]:
+        def parse(text: np.ndarray, position: int, filled: int, spans: np.ndarray) -> tuple[int, int, int]:
             words.reserve(len(text) // 2 + 1, len(text))
             position, words.count, filled, trouble = _parse_unigrams(
-                text, position, words.table, words.count, seen, log_probs, backoffs, filled, count
+                text, position, words.table, words.count, seen, section.keys, spans, filled
             )
             return position, filled, trouble
 
-        self._parse(parse, 1, count)
+        self._parse(parse, 1, section)
+        log_probs, backoffs = np.zeros((2, len(seen)), np.float32)
+        log_probs[section.keys], backoffs[section.keys] = section.log_probs, section.backoffs
         for word in (BEGIN, END):
             if not seen[word]:
                 raise self._error(f"no 1-gram {SPECIAL[word]}; a model needs <s> and </s>")
@@ -127,10 +134,10 @@ class _Reader:
         count, lm = builder.counts[n - 1], builder.arrays
         section = _Section(np.empty(count, np.uint64), *np.empty((2, count), np.float32))
 
-        def parse(text: np.ndarray, position: int, filled: int) -> tuple[int, int, int]:
-            return _parse_ngrams(text, position, n, words, lm, section, filled)
+        def parse(text: np.ndarray, position: int, filled: int, spans: np.ndarray) -> tuple[int, int, int]:
+            return _parse_ngrams(text, position, n, words, lm, section.keys, spans, filled)
 
-        self._parse(parse, n, count)
+        self._parse(parse, n, section)
         keys, log_probs, backoffs = section
         if not (keys[1:] > keys[:-1]).all():
             order = np.argsort(keys)
@@ -144,17 +151,36 @@ class _Reader:
         parents = (keys >> np.uint64(32)).astype(np.uint32)
         return NgramTable(parents, keys.astype(np.uint32), log_probs, backoffs)
 
-    def _parse(self, parse: _Parser, n: int, count: int) -> None:
+    def _parse(self, parse: _Parser, n: int, section: _Section) -> None:
         """Run `parse` over the lines of a section up to the next line that begins with a backslash."""
-        filled = 0
+        filled, count = 0, len(section.keys)
         while self._more() and self._block.text[self._position] != _BACKSLASH:
-            self._position, filled, trouble = parse(self._block.text, self._position, filled)
+            text, before = self._block.text, filled
+            spans = np.empty((len(text) // 4 + 1, 4), np.int64)  # the shortest row is "0 a" and its line end
+            self._position, filled, trouble = parse(text, self._position, filled, spans)
+            self._read_numbers(spans[: filled - before], n, section, before)
             if trouble:
-                found = self._line("")
-                raise self._error(f"{_TROUBLES[trouble].format(n=n, prefix=n - 1)}: {_shown(found)}")
+                raise self._trouble(trouble, n)
         self._at = self._position
         if filled < count:
             raise self._error(f"only {filled} {n}-grams before this line, \\data\\ announces {count}")
+
+    def _read_numbers(self, spans: np.ndarray, n: int, section: _Section, filled: int) -> None:
+        """Read the numbers at `spans` into the rows of `section` from `filled` on."""
+        text = self._bytes
+        values = np.array([(_float(text[a:b]), _float(text[c:d] or b"0")) for a, b, c, d in spans.tolist()])
+        log_probs, backoffs = values.reshape(-1, 2).T
+        malformed = ~((np.abs(log_probs) <= _LARGEST) & (np.abs(backoffs) <= _LARGEST))
+        if len(wrong := np.flatnonzero(malformed | (log_probs > 0))):
+            self._position = int(spans[wrong[0], 0])
+            raise self._trouble(_NUMBER if malformed[wrong[0]] else _POSITIVE, n)
+        rows = slice(filled, filled + len(spans))
+        section.log_probs[rows], section.backoffs[rows] = log_probs, backoffs
+
+    def _trouble(self, trouble: int, n: int) -> LanguageModelError:
+        """An error about the line at the position."""
+        found = self._line("")
+        return self._error(f"{_TROUBLES[trouble].format(n=n, prefix=n - 1)}: {_shown(found)}")
 
     def _more(self) -> bool:
         """Go to the next block where this one is at its end; False at the end of the file."""
@@ -187,6 +213,14 @@ def _shown(line: str) -> str:
     return repr(line[:80]).replace("\\\\", "\\")
 
 
+def _float(token: bytes) -> float:
+    """The number, nan if there is none."""
+    try:
+        return float(token)
+    except ValueError:
+        return math.nan
+
+
 @compiled
 def _token(text: np.ndarray, position: int) -> tuple[int, int]:
     """Start and end of the next word of a line; equal where there is none."""
@@ -199,60 +233,18 @@ def _token(text: np.ndarray, position: int) -> tuple[int, int]:
 
 
 @compiled
-def _number(text: np.ndarray, position: int) -> tuple[float, int]:
-    """The decimal number that comes next in a line, nan if there is none, and where it ends."""
-    start, end = _token(text, position)
-    i = start
-    negative = i < end and text[i] == 45  # -
-    if i < end and (text[i] == 45 or text[i] == 43):
-        i += 1
-    mantissa, exponent, digits, point = 0.0, 0, 0, False
-    while i < end and (48 <= text[i] <= 57 or (text[i] == 46 and not point)):
-        if text[i] == 46:
-            point = True
-        else:
-            mantissa = 10 * mantissa + (text[i] - 48)
-            exponent -= point
-            digits += 1
-        i += 1
-    if digits and i < end and (text[i] == 101 or text[i] == 69):  # e or E
-        i += 1
-        down = i < end and text[i] == 45
-        if i < end and (text[i] == 45 or text[i] == 43):
-            i += 1
-        power, digits = 0, 0
-        while i < end and 48 <= text[i] <= 57:
-            power = min(10 * power + (text[i] - 48), 1000)
-            digits += 1
-            i += 1
-        exponent += -power if down else power
-    if i < end or not digits:
-        return np.nan, end
-    value = mantissa / 10.0**-exponent if exponent < 0 else mantissa * 10.0**exponent
-    return (-value if negative else value), end
-
-
-@compiled
-def _end_of_row(text: np.ndarray, position: int, row: int, values: np.ndarray, rows: int) -> tuple[int, int]:
-    """Read the backoff weight if there is one; returns where the line ends, and what is wrong with it."""
-    values[1] = 0
-    if _token(text, position)[0] != _token(text, position)[1]:
-        values[1], position = _number(text, position)
-    end = _token(text, position)[0]
-    if text[end] != _NEWLINE:
-        return end, _FIELDS
-    if not (np.isfinite(np.float32(values[0])) and np.isfinite(np.float32(values[1]))):
-        return end, _NUMBER
-    if values[0] > 0:
-        return end, _POSITIVE
-    return end, _TOO_MANY if row == rows else _FINE
-
-
-@compiled
 def _skip_empty(text: np.ndarray, position: int) -> int:
     while position < len(text) and is_space(text[position]):
         position += 1
     return position
+
+
+@compiled
+def _end_of_row(text: np.ndarray, position: int, span: np.ndarray) -> tuple[int, int]:
+    """Put the span of the backoff weight, empty if there is none, into `span`; returns line end, trouble."""
+    span[2], span[3] = _token(text, position)
+    end = _token(text, span[3])[0]
+    return end, _FINE if text[end] == _NEWLINE else _FIELDS
 
 
 @compiled
@@ -262,20 +254,21 @@ def _parse_unigrams(
     table: WordTable,
     words: int,
     seen: np.ndarray,
-    log_probs: np.ndarray,
-    backoffs: np.ndarray,
+    keys: np.ndarray,
+    spans: np.ndarray,
     filled: int,
-    count: int,
 ) -> tuple[int, int, int, int]:
     """Returns the new position, number of words in the table, number of unigrams, and the trouble."""
-    values = np.empty(2)
+    row = 0
     position = _skip_empty(text, position)
     while position < len(text) and text[position] != _BACKSLASH:
-        values[0], end = _number(text, position)
-        start, end = _token(text, end)
+        spans[row, 0], spans[row, 1] = _token(text, position)
+        start, end = _token(text, spans[row, 1])
         if start == end:
             return position, words, filled, _FIELDS
-        stop, trouble = _end_of_row(text, end, filled, values, count)
+        stop, trouble = _end_of_row(text, end, spans[row])
+        if trouble == _FINE and filled == len(keys):
+            trouble = _TOO_MANY
         if trouble:
             return position, words, filled, trouble
         if is_unknown(text, start, end):
@@ -285,7 +278,8 @@ def _parse_unigrams(
             word = find_word(table, text, start, end)
         if seen[word]:
             return position, words, filled, _TWICE
-        seen[word], log_probs[word], backoffs[word] = True, values[0], values[1]
+        seen[word], keys[filled] = True, word
+        row += 1
         filled += 1
         position = _skip_empty(text, stop)
     return position, words, filled, _FINE
@@ -298,14 +292,16 @@ def _parse_ngrams(
     n: int,
     table: WordTable,
     lm: NgramArrays,
-    section: _Section,
+    keys: np.ndarray,
+    spans: np.ndarray,
     filled: int,
 ) -> tuple[int, int, int]:
     """Returns the new position, number of n-grams, and the trouble."""
-    values = np.empty(2)
+    row = 0
     position = _skip_empty(text, position)
     while position < len(text) and text[position] != _BACKSLASH:
-        values[0], end = _number(text, position)
+        spans[row, 0], spans[row, 1] = _token(text, position)
+        end = spans[row, 1]
         node, word = 0, 0
         for i in range(n):
             start, end = _token(text, end)
@@ -318,11 +314,13 @@ def _parse_ngrams(
             word = UNKNOWN if is_unknown(text, start, end) else find_word(table, text, start, end)
             if word < 0:
                 return position, filled, _WORD
-        stop, trouble = _end_of_row(text, end, filled, values, len(section.keys))
+        stop, trouble = _end_of_row(text, end, spans[row])
+        if trouble == _FINE and filled == len(keys):
+            trouble = _TOO_MANY
         if trouble:
             return position, filled, trouble
-        section.keys[filled] = np.uint64(node) << np.uint64(32) | np.uint64(word)
-        section.log_probs[filled], section.backoffs[filled] = values[0], values[1]
+        keys[filled] = np.uint64(node) << np.uint64(32) | np.uint64(word)
+        row += 1
         filled += 1
         position = _skip_empty(text, stop)
     return position, filled, _FINE

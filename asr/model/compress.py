@@ -3,7 +3,7 @@
 ONNX Runtime has no GRU of either type on CPUs. So weights are small in the file, and the graph itself expands
 them: nodes on constants, which ONNX Runtime works out once, when it loads the model. From then on speed and
 memory are those of float32. To multiply in int8 and write the recurrence as a Scan is faster for batches and
-slower for one window (`python -m benchmarks.quantisation`), but activations would then be rounded by the
+slower for one window (LOG.md), but activations would then be rounded by the
 range of their whole batch, and a recording's text depend on what it shares the batch with.
 """
 

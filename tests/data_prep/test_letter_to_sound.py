@@ -2,13 +2,11 @@
 
 import random
 import re
-from collections.abc import Sequence
 
 import pytest
 import torch
 
-from asr.data_prep import letter_to_sound
-from asr.data_prep.letter_to_sound import LetterToSound, LetterToSoundOptions, Rates, check, train
+from asr.data_prep.letter_to_sound import LetterToSound, LetterToSoundOptions, train
 from asr.data_prep.lexicon import Dictionary, Spelling
 from asr.errors import PrepareError
 
@@ -80,43 +78,3 @@ def test_what_is_not_learnt_from() -> None:
     with pytest.raises(PrepareError) as caught:
         train(passed_over, TINY)
     assert str(caught.value) == "the dictionary has no word to learn letter to sound from; use a larger one"
-
-
-class Parrot:
-    """Spells every word as B AA."""
-
-    def spell(self, words: Sequence[str]) -> list[Spelling]:
-        return [("B", "AA")] * len(words)
-
-
-def test_check_counts_what_is_wrong_with_words_held_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    held_out = {"BA", "BAS", "BAB'S", "BAC", "BAC'S"}
-    taught: list[str] = []
-
-    def teach(dictionary: Dictionary, *_: object) -> Parrot:
-        taught.extend(dictionary)
-        return Parrot()
-
-    monkeypatch.setattr(letter_to_sound, "train", teach)
-    monkeypatch.setattr(letter_to_sound, "_held_out", held_out.__contains__)
-    alone, together = check(
-        {
-            "BA": [("B", "AA")],
-            "BAB": [("B", "AA", "B")],
-            "BAB'S": [("B", "AA", "B", "Z")],
-            "BAC": [("K", "AA", "B", "T"), ("B", "AA", "K")],
-            "BAC'S": [("B", "AA", "K", "S")],
-            "BAS": [("B", "AA", "S")],
-        }
-    )
-    assert taught == ["BAB"]
-    assert alone == Rates(words=3, word_errors=2, phones=2 + 3 + 3, phone_errors=2)
-    # BAB'S follows a rule from BAB; BAC'S is a guess with Z
-    assert together == Rates(words=5, word_errors=3, phones=8 + 4 + 4, phone_errors=2 + 2)
-    assert str(alone) == "66.7 % of 3 words, 25.00 % of 8 phones"
-
-
-def test_about_one_word_in_twenty_is_held_out() -> None:
-    words = [f"{a}{b}{c}" for a in "ABCDEFGHIJ" for b in "KLMNOPQRST" for c in "UVWXYZABCD"]
-    assert 30 < sum(map(letter_to_sound._held_out, words)) < 70
-    assert letter_to_sound._held_out("AAT") and not letter_to_sound._held_out("AAA")
