@@ -14,7 +14,7 @@ from asr.cli_lexicon import add_lexicon
 from asr.cli_lm import add_lm
 from asr.cli_model import add_export, add_info
 from asr.cli_transcribe import add_transcribe
-from asr.console import complain, open_output, status_of
+from asr.console import exit_code, open_output, print_error
 from asr.errors import AsrError, TextError
 from asr.text import ENGLISH
 
@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns 0, 1 after errors that were named, 2 for wrong usage (or by SystemExit)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     open_output()
-    return status_of(lambda: _run(arguments))
+    return exit_code(lambda: _run(arguments))
 
 
 def _run(arguments: list[str]) -> int:
@@ -41,7 +41,7 @@ def _compilation_notice(command: str) -> AbstractContextManager[None]:
     from asr.kernel import on_first_compilation
 
     return on_first_compilation(
-        lambda: complain("compiling the decoder, once on this machine; it may take a minute")
+        lambda: print_error("compiling the decoder, once on this machine; it may take a minute")
     )
 
 

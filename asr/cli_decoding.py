@@ -67,9 +67,9 @@ def decoding_of(options: argparse.Namespace) -> "DecodingOptions":
 
 def model_folder(text: str) -> Path:
     """The type of arguments that name a model."""
-    from asr.model.bundle import locate
+    from asr.model.bundle import resolve_bundle
 
-    return locate(text)
+    return resolve_bundle(text)
 
 
 def manifests(paths: Sequence[Path]) -> list[Path]:

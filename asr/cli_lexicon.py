@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from asr.console import check_output, complain, stages
+from asr.console import check_output, print_error, stages
 from asr.errors import PrepareError
 from asr.extra import require_train
 
@@ -61,5 +61,5 @@ def lexicon(options: argparse.Namespace) -> int:
     )
     if spelt.left_out:
         some = ", ".join(spelt.left_out[:5]) + (", ..." if len(spelt.left_out) > 5 else "")
-        complain(f"left out, for they are not made of A-Z and ': {len(spelt.left_out)} words ({some})")
+        print_error(f"left out, for they are not made of A-Z and ': {len(spelt.left_out)} words ({some})")
     return 1 if spelt.left_out else 0

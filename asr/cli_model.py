@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from asr.cli_decoding import MODEL, manifests, model_folder, positive
-from asr.console import complain, open_output
+from asr.console import open_output, print_error
 from asr.errors import AsrError
 
 
@@ -63,7 +63,7 @@ def export(options: argparse.Namespace) -> int:
     if measure is None:
         print("WER was not measured; name a development set with --manifest")
     for problem in dict.fromkeys(problems):  # most are those of both bundles
-        complain(problem)
+        print_error(problem)
     return 1 if problems else 0
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from asr.cli_decoding import MODEL, add_decoding, decoding_of, model_folder, positive
-from asr.console import complain, open_output
+from asr.console import open_output, print_error
 from asr.errors import AsrError, UsageError
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ class _Failures:
         self.status = 0
 
     def add(self, message: str) -> None:
-        complain(message)
+        print_error(message)
         self.status = 1
 
 

@@ -16,30 +16,30 @@ def open_output(encoding: str | None = None) -> None:
         sys.stdout.reconfigure(encoding=encoding or sys.stdout.encoding, errors="backslashreplace")
 
 
-def complain(message: str) -> None:
+def print_error(message: str) -> None:
     """One line on standard error."""
     print("asr:", message.replace("\n", "\\n"), file=sys.stderr)
 
 
-def status_of(work: Callable[[], int]) -> int:
+def exit_code(work: Callable[[], int]) -> int:
     """Do what a command does; what a user can mend is said in one line. Returns its exit status."""
     try:
         try:
             return work()
         except AsrError as error:
-            complain(str(error))
+            print_error(str(error))
             return error.status
         finally:
             print(end="", flush=True)  # here, where a failure can still be handled
     except KeyboardInterrupt:
-        complain("interrupted")
+        print_error("interrupted")
         return 130
     except OSError as error:
         if error.filename is not None:
-            complain(f"{error.filename}: {error.strerror}")
+            print_error(f"{error.filename}: {error.strerror}")
             return 1
         if not isinstance(error, BrokenPipeError):  # then the reader of our output has left, as `head` does
-            complain(f"{error.strerror or error}")
+            print_error(f"{error.strerror or error}")
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
 

@@ -27,7 +27,7 @@ from asr.errors import AsrError
 from asr.inference.decoder import DecodingOptions
 from asr.inference.transcriber import load_model
 from asr.manifest import Utterance
-from asr.scoring.conditions import Condition, conditions, under
+from asr.scoring.conditions import Condition, apply_condition, conditions
 from asr.scoring.evaluate import Problem, Report, summarize
 from asr.scoring.noise import Noise, find_noise
 from asr.scoring.robustness import Robustness, check_plot, measure, plot
@@ -84,7 +84,7 @@ def of_peer(utterances: Sequence[Utterance], condition: Condition, noise: Noise 
     begin = time.perf_counter()
     for u in utterances:
         try:
-            waveform = np.concatenate([b[:, 0] for b in under(u, condition, noise, seed).blocks])
+            waveform = np.concatenate([b[:, 0] for b in apply_condition(u, condition, noise, seed).blocks])
         except AsrError as error:
             problems.append(Problem(u.id, str(error)))
             continue

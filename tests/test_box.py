@@ -8,12 +8,12 @@ import pytest
 import asr
 from asr.cli import main
 from asr.inference.info import read_info
-from asr.model.bundle import BOX, LEXICON, LM, locate
+from asr.model.bundle import BOX, LEXICON, LM, resolve_bundle
 from asr.scoring.wer import score, total
 from tests.corpora import noise
 from tests.training.test_overfit import real_speech
 
-FOLDER = locate(BOX)
+FOLDER = resolve_bundle(BOX)
 LIMIT = 30_000_000
 """Bytes."""
 
@@ -29,7 +29,7 @@ def test_it_is_whole_and_small() -> None:
 
 
 def test_a_path_is_a_path() -> None:
-    assert locate("./box") == Path("box") and locate("elsewhere/box") == Path("elsewhere/box")
+    assert resolve_bundle("./box") == Path("box") and resolve_bundle("elsewhere/box") == Path("elsewhere/box")
 
 
 def test_silence_and_noise_pass() -> None:

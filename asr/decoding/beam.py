@@ -14,7 +14,7 @@ from asr.decoding.candidates import log_add
 from asr.decoding.hotwords import WORD_END, Hotword, HotwordGraph, Pattern, build_hotwords
 from asr.decoding.lexicon import Lexicon, spell, spellable
 from asr.decoding.posteriors import check_posteriors
-from asr.decoding.prefixes import NO_WORD, Models, Settings, prune, trace
+from asr.decoding.prefixes import NO_WORD, KernelOptions, Models, prune, trace
 from asr.decoding.trie import build_trie
 from asr.errors import DecodingError, TextError
 from asr.lm.ngram import NgramArrays, NgramLM
@@ -89,7 +89,7 @@ class BeamOptions:
 
 
 @dataclass(frozen=True)
-class SpeltWord:
+class DecodedWord:
     """A decoded word, and the tokens that it was decoded from."""
 
     text: str
@@ -100,7 +100,7 @@ class SpeltWord:
 class BeamHypothesis:
     """An entry of an n-best list: `ctc_score` is ln p_ctc, `word_score` the rest of the score."""
 
-    words: tuple[SpeltWord, ...]
+    words: tuple[DecodedWord, ...]
     ctc_score: float
     word_score: float
 
@@ -158,7 +158,7 @@ class BeamDecoder:
         """
         models = Models(self._trie, self._word_ids, self._arrays, self._graph(options.hotwords))
         begin_state = self._lm.begin_state if self._lm else 0
-        return BeamSearch(self, models, self._settings(options), begin_state, options)
+        return BeamSearch(self, models, self._kernel_options(options), begin_state, options)
 
     def decode_all(
         self,
@@ -208,10 +208,10 @@ class BeamDecoder:
                 f"the language model does not fit: {trouble}; make it of text in the same case"
             )
 
-    def _settings(self, options: BeamOptions) -> Settings:
+    def _kernel_options(self, options: BeamOptions) -> KernelOptions:
         lm_weight = options.lm_weight * _LN10 if self._lm else 0.0
         penalty = options.unknown_penalty if self._lm else 0.0
-        return Settings(
+        return KernelOptions(
             beam=options.beam,
             beam_threshold=float(options.beam_threshold),
             token_top_k=options.token_top_k,
@@ -225,7 +225,7 @@ class BeamDecoder:
             recombine=options.n_best == 1,
         )
 
-    def words(self, tokens: np.ndarray, entries: np.ndarray) -> tuple[SpeltWord, ...]:
+    def words(self, tokens: np.ndarray, entries: np.ndarray) -> tuple[DecodedWord, ...]:
         """Cut tokens `int32[n]` into words where `entries` end them; one under way at the end is left out."""
         words = []
         begin = 0
@@ -233,7 +233,7 @@ class BeamDecoder:
             spelling = tokens[begin : end + (self.tokenizer.separator is None)].tolist()
             entry = entries[end]
             text = self._lexicon.words[entry] if entry >= 0 else self.tokenizer.decode(spelling)
-            words.append(SpeltWord(text, tuple(spelling)))
+            words.append(DecodedWord(text, tuple(spelling)))
             begin = end + 1
         return tuple(words)
 
@@ -297,11 +297,11 @@ class BeamSearch:
         self,
         decoder: BeamDecoder,
         models: Models,
-        settings: Settings,
+        kernel_options: KernelOptions,
         begin_state: int,
         options: BeamOptions,
     ) -> None:
-        self._decoder, self._models, self._settings = decoder, models, settings
+        self._decoder, self._models, self._kernel_options = decoder, models, kernel_options
         self._n_best = options.n_best
         self._discount = options.prior_weight * np.array(options.priors, dtype=np.float32)
         if options.prior_weight and not options.priors:
@@ -318,10 +318,10 @@ class BeamSearch:
             log_probs = divide(log_probs, self._discount)
         frames = np.ascontiguousarray(log_probs, dtype=np.float32)
         self._prefixes, self._count, self._beam = search.advance(
-            frames, self._prefixes, self._count, self._beam, self._models, self._settings
+            frames, self._prefixes, self._count, self._beam, self._models, self._kernel_options
         )
 
-    def best(self) -> tuple[tuple[SpeltWord, ...], list[int]]:
+    def best(self) -> tuple[tuple[DecodedWord, ...], list[int]]:
         """The best text so far, since the last `keep`: whole words, and the tokens of one under way."""
         nodes = self._best_nodes()
         tokens, entries = self._prefixes["token"][nodes], self._prefixes["entry"][nodes]
@@ -339,7 +339,7 @@ class BeamSearch:
     def finish(self) -> list[BeamHypothesis]:
         """End the text: the best hypotheses since the last `keep`, the best first; scores are of all."""
         prefixes, ends, totals, scores = search.finish(
-            self._prefixes, self._count, self._beam, self._models, self._settings
+            self._prefixes, self._count, self._beam, self._models, self._kernel_options
         )
         count = len(ends) if self._decoder.several_spellings else self._n_best
         merged: dict[tuple[str, ...], BeamHypothesis] = {}

@@ -10,11 +10,11 @@ from asr.decoding.prefixes import (
     NO_WORD,
     OFF_TRIE,
     UNKNOWN_WORD,
+    KernelOptions,
     Models,
-    Settings,
     find_prefix,
     has_child_in_beam,
-    prospects,
+    score_extension,
 )
 from asr.decoding.trie import ROOT, Trie, find_child
 from asr.kernel import compiled, kernel
@@ -56,7 +56,7 @@ class Frame(NamedTuple):
     prefixes: np.ndarray
     candidates: np.ndarray
     models: Models
-    settings: Settings
+    options: KernelOptions
 
 
 @kernel
@@ -70,7 +70,7 @@ def log_add(a: float, b: float) -> float:
 
 
 @kernel
-def stay(now: Frame) -> float:
+def repeat_or_blank(now: Frame) -> float:
     """One candidate a hypothesis that adds nothing: a blank, or its last token once more; with it goes
     what its parent adds to become the same. Returns the rank from which on candidates count."""
     best = -inf
@@ -78,9 +78,9 @@ def stay(now: Frame) -> float:
         hypothesis = now.beam[slot]
         prefix = now.prefixes[hypothesis.prefix]
         label = -inf
-        if prefix.place == ROOT and now.settings.separator >= 0:
+        if prefix.place == ROOT and now.options.separator >= 0:
             # Space after space, or before all words.
-            label = hypothesis.total + now.row[now.settings.separator]
+            label = hypothesis.total + now.row[now.options.separator]
         elif prefix.parent >= 0:
             label = hypothesis.label + now.row[prefix.token]
         if prefix.parent >= 0 and now.prefixes[prefix.parent].slot >= 0:
@@ -95,7 +95,7 @@ def stay(now: Frame) -> float:
         candidate.total = log_add(candidate.blank, label)
         candidate.rank = candidate.total + prefix.score + prefix.ahead
         best = max(best, candidate.rank)
-    return best - now.settings.beam_threshold
+    return best - now.options.beam_threshold
 
 
 @kernel
@@ -107,18 +107,18 @@ def _leaving(hypothesis: Any, last: int, token: int) -> float:
 
 
 @kernel
-def extend_some(now: Frame, slot: int, found: int, cut: float) -> tuple[int, int, float]:
+def extend(now: Frame, slot: int, found: int, cut: float) -> tuple[int, int, float]:
     """Extend hypotheses from `slot` on till there are many candidates; returns where to go on."""
-    while slot < len(now.beam) and found <= 4 * now.settings.beam:
-        found, cut = _extend(now, slot, found, cut)
+    while slot < len(now.beam) and found <= 4 * now.options.beam:
+        found, cut = _extend_one(now, slot, found, cut)
         slot += 1
     return slot, found, cut
 
 
 @kernel
-def _extend(now: Frame, slot: int, found: int, cut: float) -> tuple[int, float]:
+def _extend_one(now: Frame, slot: int, found: int, cut: float) -> tuple[int, float]:
     """Add the candidates that lengthen one hypothesis by a token; returns their number and the new `cut`."""
-    trie, separator, is_open = now.models.trie, now.settings.separator, now.settings.open_vocabulary
+    trie, separator, is_open = now.models.trie, now.options.separator, now.options.open_vocabulary
     hypothesis = now.beam[slot]
     prefix = now.prefixes[hypothesis.prefix]
     busy = has_child_in_beam(now.prefixes, hypothesis.prefix)
@@ -129,7 +129,7 @@ def _extend(now: Frame, slot: int, found: int, cut: float) -> tuple[int, float]:
             found, cut = _offer(now, slot, separator, trie.entries[i], ROOT, log_prob, busy, found, cut)
         if first == last and is_open:
             found, cut = _offer(now, slot, separator, UNKNOWN_WORD, ROOT, log_prob, busy, found, cut)
-    most = _most(prefix, now.models, now.settings)
+    most = _most(prefix, now.models, now.options)
     for token in now.tokens:
         if hypothesis.total + now.row[token] + most < cut:
             break  # and so it is for all that follow
@@ -146,19 +146,19 @@ def _extend(now: Frame, slot: int, found: int, cut: float) -> tuple[int, float]:
 
 
 @kernel
-def _most(prefix: Any, models: Models, settings: Settings) -> float:
+def _most(prefix: Any, models: Models, options: KernelOptions) -> float:
     """An upper bound of what a prefix that goes on within a word has beside its log-probability by CTC.
 
     The best word ahead is no better further down the trie. Nothing is known where hotwords are followed,
     nor where the next token may end a word.
     """
-    if settings.separator < 0 or len(models.hotwords.ahead) > NO_HOTWORDS:
+    if options.separator < 0 or len(models.hotwords.ahead) > NO_HOTWORDS:
         return inf
     ahead = prefix.ahead
     if prefix.place == ROOT:
-        ahead = settings.word_bonus + settings.lm_weight * models.trie.nodes[ROOT].ahead
-    if settings.open_vocabulary:
-        ahead = max(ahead, settings.word_bonus + settings.unknown_ahead)
+        ahead = options.word_bonus + options.lm_weight * models.trie.nodes[ROOT].ahead
+    if options.open_vocabulary:
+        ahead = max(ahead, options.word_bonus + options.unknown_ahead)
     return prefix.score + ahead
 
 
@@ -174,9 +174,9 @@ def _offer(
     found: int,
     cut: float,
 ) -> tuple[int, float]:
-    """Add a candidate if it is good enough and not in the beam already, where `stay` counts it."""
+    """Add a candidate if it is good enough and not in the beam already, where `repeat_or_blank` counts it."""
     node = now.beam[slot].prefix
-    score, ahead, _, _ = prospects(now.prefixes, node, token, entry, place, now.models, now.settings)
+    score, ahead, _, _ = score_extension(now.prefixes, node, token, entry, place, now.models, now.options)
     rank = log_prob + score + ahead
     if rank < cut or rank == -inf:
         return found, cut
@@ -193,7 +193,7 @@ def _offer(
     candidate.label = log_prob
     candidate.total = log_prob
     candidate.rank = rank
-    return found + 1, max(cut, rank - now.settings.beam_threshold)
+    return found + 1, max(cut, rank - now.options.beam_threshold)
 
 
 @kernel
@@ -205,7 +205,7 @@ def entry_range(trie: Trie, place: int) -> tuple[int, int]:
 
 
 @compiled
-def narrow(candidates: np.ndarray, found: int, cut: float, beam: int) -> tuple[int, float]:
+def prune_to_beam(candidates: np.ndarray, found: int, cut: float, beam: int) -> tuple[int, float]:
     """Keep the `beam` best candidates of rank `cut` or more, of equals the first; in place, in their order.
 
     Returns how many there are, and the rank from which on another one would be among them.

@@ -48,7 +48,7 @@ class Models(NamedTuple):
     hotwords: HotwordGraph
 
 
-class Settings(NamedTuple):
+class KernelOptions(NamedTuple):
     """Numbers of BeamOptions; `lm_weight` is for log10, `separator` is -1 where no token parts words."""
 
     beam: int
@@ -87,30 +87,36 @@ def find_prefix(prefixes: np.ndarray, node: int, token: int, entry: int) -> int:
 
 
 @kernel
-def prospects(
-    prefixes: np.ndarray, node: int, token: int, entry: int, place: int, models: Models, settings: Settings
+def score_extension(
+    prefixes: np.ndarray,
+    node: int,
+    token: int,
+    entry: int,
+    place: int,
+    models: Models,
+    options: KernelOptions,
 ) -> tuple[float, float, int, int]:
     """Score, what is ahead, LM state and hotword state after `node` and a token, which may end a word."""
     prefix = prefixes[node]
     graph = models.hotwords
     hot_state = prefix.hot_state
-    if token != settings.separator:
+    if token != options.separator:
         hot_state = graph.next_states[hot_state, token]
     if entry == NO_WORD:
-        ahead = settings.word_bonus + graph.ahead[hot_state]
+        ahead = options.word_bonus + graph.ahead[hot_state]
         if place == OFF_TRIE:
-            ahead += settings.unknown_ahead
+            ahead += options.unknown_ahead
         else:
-            ahead += settings.lm_weight * models.trie.nodes[place].ahead
+            ahead += options.lm_weight * models.trie.nodes[place].ahead
         return prefix.score, ahead, int(np.int64(prefix.lm_state)), hot_state
     if prefix.end_entry != entry:  # asked in frame after frame, so it is kept
         word = models.word_ids[entry] if entry >= 0 else UNKNOWN
         log_prob, state = score_word(models.lm, prefix.lm_state, word)
         prefix.end_entry = entry
         prefix.end_state = state
-        prefix.end_gain = settings.lm_weight * log_prob + settings.word_bonus
+        prefix.end_gain = options.lm_weight * log_prob + options.word_bonus
         if word == UNKNOWN:
-            prefix.end_gain += settings.unknown_penalty
+            prefix.end_gain += options.unknown_penalty
     hot_state = graph.next_states[hot_state, graph.word_ends[entry] if entry >= 0 else WORD_END]
     score = prefix.score + prefix.end_gain + graph.rewards[hot_state]
     return score, graph.ahead[hot_state], int(np.int64(prefix.end_state)), hot_state
@@ -125,13 +131,13 @@ def add_child(
     entry: int,
     place: int,
     models: Models,
-    settings: Settings,
+    options: KernelOptions,
 ) -> tuple[int, int]:
     """The prefix that lengthens `node` so, made if it was never in the beam; and how many there are now."""
     child = find_prefix(prefixes, node, token, entry)
     if child >= 0:
         return child, count
-    score, ahead, lm_state, hot_state = prospects(prefixes, node, token, entry, place, models, settings)
+    score, ahead, lm_state, hot_state = score_extension(prefixes, node, token, entry, place, models, options)
     prefix = prefixes[count]
     prefix.parent, prefix.token, prefix.entry, prefix.place = node, token, entry, place
     prefix.lm_state, prefix.hot_state = lm_state, hot_state

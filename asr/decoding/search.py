@@ -20,10 +20,10 @@ from asr.decoding.candidates import (
     HYPOTHESIS,
     Frame,
     entry_range,
-    extend_some,
+    extend,
     log_add,
-    narrow,
-    stay,
+    prune_to_beam,
+    repeat_or_blank,
 )
 from asr.decoding.hotwords import BETWEEN
 from asr.decoding.posteriors import FLOOR
@@ -31,8 +31,8 @@ from asr.decoding.prefixes import (
     NO_WORD,
     PREFIX,
     UNKNOWN_WORD,
+    KernelOptions,
     Models,
-    Settings,
     add_child,
     has_child_in_beam,
 )
@@ -70,32 +70,32 @@ def advance(
     count: int,
     beam: np.ndarray,
     models: Models,
-    settings: Settings,
+    options: KernelOptions,
 ) -> tuple[np.ndarray, int, np.ndarray]:
     """Take in `float32[T, V]`; returns prefixes, count and beam as they stand after it."""
     vocabulary = log_probs.shape[1]
-    candidates = np.empty(4 * settings.beam + vocabulary * (1 + settings.homophones), dtype=CANDIDATE)
+    candidates = np.empty(4 * options.beam + vocabulary * (1 + options.homophones), dtype=CANDIDATE)
     row = np.empty(vocabulary)
     tokens = np.empty(vocabulary, dtype=np.int32)
     for frame in range(len(log_probs)):
-        least = log_probs[frame].max() - settings.beam_threshold
-        if settings.token_top_k < vocabulary:
-            least = max(least, np.partition(log_probs[frame], -settings.token_top_k)[-settings.token_top_k])
-        kept = _keep_tokens(log_probs[frame], least, settings.separator, row, tokens)
-        if kept == 0 and (settings.separator < 0 or row[settings.separator] == -inf):
+        least = log_probs[frame].max() - options.beam_threshold
+        if options.token_top_k < vocabulary:
+            least = max(least, np.partition(log_probs[frame], -options.token_top_k)[-options.token_top_k])
+        kept = _keep_tokens(log_probs[frame], least, options.separator, row, tokens)
+        if kept == 0 and (options.separator < 0 or row[options.separator] == -inf):
             for slot in range(len(beam)):  # nothing but blank: all go down alike, and none can be added
                 beam[slot].total += row[BLANK]
                 beam[slot].blank = beam[slot].total
                 beam[slot].label = -inf
             continue
-        now = Frame(row, tokens[:kept], beam, prefixes, candidates, models, settings)
-        cut = stay(now)
+        now = Frame(row, tokens[:kept], beam, prefixes, candidates, models, options)
+        cut = repeat_or_blank(now)
         found, slot = len(beam), 0
         while slot < len(beam):
-            slot, found, cut = extend_some(now, slot, found, cut)
-            found, cut = narrow(candidates, found, cut, settings.beam)
+            slot, found, cut = extend(now, slot, found, cut)
+            found, cut = prune_to_beam(candidates, found, cut, options.beam)
         prefixes = _with_room(prefixes, count + found)
-        count, beam = _step(candidates[:found], prefixes, count, beam, models, settings)
+        count, beam = _step(candidates[:found], prefixes, count, beam, models, options)
     return prefixes, count, beam
 
 
@@ -128,13 +128,13 @@ def _step(
     count: int,
     beam: np.ndarray,
     models: Models,
-    settings: Settings,
+    options: KernelOptions,
 ) -> tuple[int, np.ndarray]:
     """The candidates become the beam, best first; returns how many prefixes there are now, and the beam."""
     order = np.argsort(-candidates["rank"], kind="mergesort")
     after = np.empty(len(candidates), dtype=HYPOTHESIS)
-    table = np.full(_table_size(len(candidates)) if settings.recombine else 0, -1, dtype=np.int32)
-    count, kept = _enter(candidates, order, prefixes, count, beam, after, table, models, settings)
+    table = np.full(_table_size(len(candidates)) if options.recombine else 0, -1, dtype=np.int32)
+    count, kept = _enter(candidates, order, prefixes, count, beam, after, table, models, options)
     return count, after[:kept]
 
 
@@ -148,7 +148,7 @@ def _enter(
     after: np.ndarray,
     table: np.ndarray,
     models: Models,
-    settings: Settings,
+    options: KernelOptions,
 ) -> tuple[int, int]:
     for slot in range(len(before)):
         prefixes[before[slot].prefix].slot = -1
@@ -156,7 +156,7 @@ def _enter(
         new = candidates[order[slot]]
         node = before[new.source].prefix
         if new.token != BLANK:
-            node, count = add_child(prefixes, count, node, new.token, new.entry, new.place, models, settings)
+            node, count = add_child(prefixes, count, node, new.token, new.entry, new.place, models, options)
         prefixes[node].slot = slot
         after[slot].prefix = node
         after[slot].blank = new.blank
@@ -226,15 +226,15 @@ def _is_dominated(beam: np.ndarray, slot: int, prefixes: np.ndarray, table: np.n
 
 @compiled
 def finish(
-    prefixes: np.ndarray, count: int, beam: np.ndarray, models: Models, settings: Settings
+    prefixes: np.ndarray, count: int, beam: np.ndarray, models: Models, options: KernelOptions
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """End the text: prefixes, and of each that is made of whole words its index, log-probability by CTC
     `float64[n]`, and the score of its words `float64[n]`, the sentence's end included.
 
     A word under way is ended where the vocabulary allows; where that saves none, it is cut off the best.
     """
-    prefixes = _with_room(prefixes, count + len(beam) * max(1, settings.homophones))
-    most = len(beam) * max(1, settings.homophones)
+    prefixes = _with_room(prefixes, count + len(beam) * max(1, options.homophones))
+    most = len(beam) * max(1, options.homophones)
     ends, totals = np.empty(most, dtype=np.int64), np.empty(most)
     for slot in range(len(beam)):
         prefixes[beam[slot].prefix].slot = -1  # from here on the place among the ends
@@ -246,16 +246,14 @@ def finish(
         entries = models.trie.entries[first:last]
         if place == ROOT:
             entries = np.full(1, NO_WORD, dtype=np.int32)
-        elif settings.separator < 0:
+        elif options.separator < 0:
             continue
-        elif first == last and settings.open_vocabulary:
+        elif first == last and options.open_vocabulary:
             entries = np.full(1, UNKNOWN_WORD, dtype=np.int32)
         for entry in entries:
             end = node
             if place != ROOT:
-                end, count = add_child(
-                    prefixes, count, node, settings.separator, entry, ROOT, models, settings
-                )
+                end, count = add_child(prefixes, count, node, options.separator, entry, ROOT, models, options)
             if prefixes[end].slot < 0:
                 prefixes[end].slot = found
                 ends[found], totals[found] = end, -inf
@@ -271,6 +269,6 @@ def finish(
     scores = np.empty(found)
     for i in range(found):
         log_prob, _ = score_word(models.lm, prefixes[ends[i]].lm_state, END)
-        scores[i] = prefixes[ends[i]].score + settings.lm_weight * log_prob
+        scores[i] = prefixes[ends[i]].score + options.lm_weight * log_prob
     order = np.argsort(-(totals[:found] + scores), kind="mergesort")
     return prefixes, ends[order], totals[order], scores[order]

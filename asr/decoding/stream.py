@@ -24,7 +24,7 @@ SETTLE = 250
 
 
 @dataclass(frozen=True)
-class Placed:
+class AlignedTokens:
     """Tokens, the words among them, and where they lie in the frames since the last final word."""
 
     tokens: Sequence[int]
@@ -48,13 +48,13 @@ class Search(Protocol):
     def advance(self, log_probs: np.ndarray) -> None:
         """Take in the next posteriors."""
 
-    def best(self, frames: np.ndarray) -> Placed:
+    def best(self, frames: np.ndarray) -> AlignedTokens:
         """The best words so far."""
 
     def keep(self, words: int, frames: int) -> None:
         """Make the first words of `best` final, and forget so many frames."""
 
-    def finish(self, frames: np.ndarray) -> tuple[Placed, list[Alternative]]:
+    def finish(self, frames: np.ndarray) -> tuple[AlignedTokens, list[Alternative]]:
         """The best words at the end, and the n-best list, whose scores are of the whole recording."""
 
 
@@ -88,22 +88,22 @@ class Stream:
     def finish(self) -> Hypothesis:
         """The whole transcript. Where words were made final, the n-best list differs after them only."""
         frames = self._gather()
-        placed, n_best = self._search.finish(frames)
+        aligned, n_best = self._search.finish(frames)
         before = " ".join(word.text for word in self._words)
-        self._time(frames, placed, len(placed.spans))
+        self._time(frames, aligned, len(aligned.spans))
         n_best = [Alternative(f"{before} {entry.text}".strip(), entry.score) for entry in n_best]
         return Hypothesis(tuple(self._words), n_best[0].score, tuple(n_best))
 
     def _settle(self) -> None:
         """Make final what can be, and forget its frames."""
         frames = self._gather()
-        placed = self._search.best(frames)
+        aligned = self._search.best(frames)
         limit = len(frames) - SETTLE
-        words = placed.final(limit, self._separator)
-        if words or all(token == self._separator for token in placed.tokens):
-            self._time(frames, placed, words)
+        words = aligned.final(limit, self._separator)
+        if words or all(token == self._separator for token in aligned.tokens):
+            self._time(frames, aligned, words)
             if words:
-                limit = int(placed.alignment.ends[placed.spans[words - 1][2] - 1])
+                limit = int(aligned.alignment.ends[aligned.spans[words - 1][2] - 1])
             self._search.keep(words, limit)
             self._frames = frames[limit:].copy()
             self._count -= limit
@@ -117,12 +117,12 @@ class Stream:
         self._fresh = []
         return self._frames
 
-    def _time(self, frames: np.ndarray, placed: Placed, words: int) -> None:
+    def _time(self, frames: np.ndarray, aligned: AlignedTokens, words: int) -> None:
         timed = time_words(
             frames,
-            placed.tokens,
-            placed.alignment,
-            placed.spans,
+            aligned.tokens,
+            aligned.alignment,
+            aligned.spans,
             self._frame_seconds,
             self._forgotten,
             self._temperature,
@@ -141,20 +141,20 @@ class GreedySearch:
         check_posteriors(log_probs, self._tokenizer)
         self._score += float(log_probs.max(axis=1).sum())
 
-    def best(self, frames: np.ndarray) -> Placed:
+    def best(self, frames: np.ndarray) -> AlignedTokens:
         tokens, alignment = best_path(frames)
-        return Placed(tokens, word_spans(tokens, self._tokenizer), alignment)
+        return AlignedTokens(tokens, word_spans(tokens, self._tokenizer), alignment)
 
     def keep(self, words: int, frames: int) -> None:
         pass
 
-    def finish(self, frames: np.ndarray) -> tuple[Placed, list[Alternative]]:
-        placed = self.best(frames)
-        return placed, [Alternative(" ".join(text for text, _, _ in placed.spans), self._score)]
+    def finish(self, frames: np.ndarray) -> tuple[AlignedTokens, list[Alternative]]:
+        aligned = self.best(frames)
+        return aligned, [Alternative(" ".join(text for text, _, _ in aligned.spans), self._score)]
 
 
 class AlignedBeamSearch:
-    """Beam search; its words are placed by forced alignment."""
+    """Beam search; its words are aligned by forced alignment."""
 
     def __init__(self, search: BeamSearch, separator: int | None) -> None:
         self._search, self._separator = search, separator
@@ -164,14 +164,14 @@ class AlignedBeamSearch:
     def advance(self, log_probs: np.ndarray) -> None:
         self._search.advance(log_probs)
 
-    def best(self, frames: np.ndarray) -> Placed:
+    def best(self, frames: np.ndarray) -> AlignedTokens:
         words, under_way = self._search.best()
         tokens, spans = join_words([(w.text, w.tokens) for w in words], self._separator, self._first)
         if words and self._separator is not None:
             tokens.append(self._separator)
-        placed = _place(frames, [*tokens, *under_way], spans)
-        self._first_end = int(placed.alignment.ends[0]) if self._first else 0
-        return placed
+        aligned = _place(frames, [*tokens, *under_way], spans)
+        self._first_end = int(aligned.alignment.ends[0]) if self._first else 0
+        return aligned
 
     def keep(self, words: int, frames: int) -> None:
         self._search.keep(words)
@@ -180,19 +180,21 @@ class AlignedBeamSearch:
         elif self._first_end <= frames:
             self._first = []
 
-    def finish(self, frames: np.ndarray) -> tuple[Placed, list[Alternative]]:
+    def finish(self, frames: np.ndarray) -> tuple[AlignedTokens, list[Alternative]]:
         n_best = self._search.finish()
         words = [(word.text, word.tokens) for word in n_best[0].words]
         tokens, spans = join_words(words, self._separator, self._first if words else [])
         return _place(frames, tokens, spans), [Alternative(h.text, h.score) for h in n_best]
 
 
-def _place(frames: np.ndarray, tokens: list[int], spans: list[Span]) -> Placed:
+def _place(frames: np.ndarray, tokens: list[int], spans: list[Span]) -> AlignedTokens:
     """Align; words that a hypothesis has where others were made final may need more frames than are left."""
     if not tokens:
         nothing = np.zeros(0, dtype=np.int64)
-        return Placed(tokens, spans, Alignment(nothing, nothing, np.zeros(0), 0.0))
+        return AlignedTokens(tokens, spans, Alignment(nothing, nothing, np.zeros(0), 0.0))
     if ctc_frames_needed(tokens) <= len(frames):
-        return Placed(tokens, spans, align(frames, tokens))
+        return AlignedTokens(tokens, spans, align(frames, tokens))
     edges = np.linspace(0, len(frames), len(tokens) + 1).astype(np.int64)
-    return Placed(tokens, spans, Alignment(edges[:-1], edges[1:], np.full(len(tokens), -np.inf), -np.inf))
+    return AlignedTokens(
+        tokens, spans, Alignment(edges[:-1], edges[1:], np.full(len(tokens), -np.inf), -np.inf)
+    )

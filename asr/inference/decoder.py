@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from asr.decoding.align import align_words
-from asr.decoding.beam import BeamDecoder, BeamOptions, SpeltWord, known_form
+from asr.decoding.beam import BeamDecoder, BeamOptions, DecodedWord, known_form
 from asr.decoding.hotwords import Hotword
 from asr.decoding.hypothesis import Hypothesis, Word
 from asr.decoding.lexicon import Lexicon, read_lexicon, spellable
@@ -89,28 +89,28 @@ class Decoder:
         stream.feed(log_probs)
         return stream.finish()
 
-    def time(self, log_probs: np.ndarray, words: Sequence[SpeltWord]) -> tuple[Word, ...]:
+    def time(self, log_probs: np.ndarray, words: Sequence[DecodedWord]) -> tuple[Word, ...]:
         """Times and confidences of words that were said, by forced alignment. Raises DecodingError."""
         spelt = [(word.text, word.tokens) for word in words]
         return align_words(
             log_probs, spelt, self.tokenizer.separator, self.frame_seconds, temperature=self.temperature
         )
 
-    def spell(self, text: str) -> list[SpeltWord]:
+    def spell(self, text: str) -> list[DecodedWord]:
         """A user's text in the model's tokens; with phones, each word's first spelling in the lexicon.
 
         Raises TextError on what cannot be spelt, DecodingError on words that the lexicon lacks.
         """
         if self.tokenizer.separator is not None:
             words = spellable(text, self.tokenizer).split()
-            return [SpeltWord(word, tuple(self.tokenizer.encode(word))) for word in words]
+            return [DecodedWord(word, tuple(self.tokenizer.encode(word))) for word in words]
         if self._lexicon is None:
             raise DecodingError("a model of phones needs a lexicon to spell a text; give --lexicon")
         spellings = self._lexicon.first_spellings()
         words = [known_form(word, spellings) for word in text.split()]
         if not words:
             raise TextError("there is no word in it; give what is said")
-        return [SpeltWord(word, tuple(spellings[word])) for word in words]
+        return [DecodedWord(word, tuple(spellings[word])) for word in words]
 
 
 def beam_options(folder: Path, config: BundleConfig) -> BeamOptions:

@@ -10,7 +10,7 @@ import onnxruntime
 
 from asr.audio import SAMPLE_RATE
 from asr.errors import BundleError
-from asr.inference.windows import Cutter, FrameGrid, Window, batches
+from asr.inference.windows import Chunker, FrameGrid, Window, batches
 from asr.model.bundle import ONNX, BundleConfig, read_model_file
 
 SUBSAMPLING = 4
@@ -40,12 +40,12 @@ class Engine:
         """Distance of output frames."""
         return self.grid.stride / SAMPLE_RATE
 
-    def cutter(self) -> Cutter:
+    def chunker(self) -> Chunker:
         """Cuts one recording into windows for `run`."""
         longest, context = (
             int(s * SAMPLE_RATE) // self.grid.stride for s in (WINDOW_SECONDS, CONTEXT_SECONDS)
         )
-        return Cutter(self.grid, longest, context)
+        return Chunker(self.grid, longest, context)
 
     def run(self, windows: Sequence[Window]) -> list[np.ndarray]:
         """Log-probabilities `float32[T', V]` of the kept frames of each window of a batch."""
@@ -68,8 +68,8 @@ class Engine:
 
         T' is what one pass over the whole recording gives: 0 below 25 ms, else one frame every 40 ms.
         """
-        cutter = self.cutter()
-        windows = [*cutter.push(waveform), *cutter.end()]
+        chunker = self.chunker()
+        windows = [*chunker.push(waveform), *chunker.end()]
         groups = batches([len(window.samples) for window in windows], int(BATCH_SECONDS * SAMPLE_RATE))
         results = [np.empty((0, self.vocabulary), dtype=np.float32)] * len(windows)
         with ThreadPoolExecutor(threads) as pool:

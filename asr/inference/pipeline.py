@@ -16,7 +16,7 @@ from asr.decoding.stream import Stream
 from asr.errors import AsrError, DecodingError
 from asr.inference.engine import BATCH_SECONDS, Engine
 from asr.inference.transcript import Transcript, assemble
-from asr.inference.windows import Cutter, Window, batches
+from asr.inference.windows import Chunker, Window, batches
 
 GROUP_SECONDS = 40.0
 """Audio a thread in a group, so that short recordings of about the same length can share batches."""
@@ -43,7 +43,7 @@ class _Recording:
 
     source: Source
     streams: list[Stream] = field(default_factory=list)
-    cutters: list[Cutter] = field(default_factory=list)
+    chunkers: list[Chunker] = field(default_factory=list)
     samples: int = 0
     read: bool = False
     step: "Future[None] | None" = None  # of its decoding, the last so far
@@ -112,13 +112,13 @@ class Pipeline:
             for block in recording.source.blocks:
                 if not recording.streams:
                     recording.streams = [self._begin() for _ in block.T]
-                    recording.cutters = [self._engine.cutter() for _ in block.T]
+                    recording.chunkers = [self._engine.chunker() for _ in block.T]
                 recording.samples += len(block)
-                for channel, cutter in enumerate(recording.cutters):
-                    self._hold(recording, channel, cutter.push(np.ascontiguousarray(block[:, channel])))
+                for channel, chunker in enumerate(recording.chunkers):
+                    self._hold(recording, channel, chunker.push(np.ascontiguousarray(block[:, channel])))
                 yield
-            for channel, cutter in enumerate(recording.cutters):
-                self._hold(recording, channel, cutter.end())
+            for channel, chunker in enumerate(recording.chunkers):
+                self._hold(recording, channel, chunker.end())
         except AsrError as error:
             recording.result = error
             if recording.step is None and not any(part.recording is recording for part in self._parts):

@@ -16,7 +16,7 @@ from asr.inference.decoder import Decoder, DecodingOptions
 from asr.inference.engine import Engine, usable_cores
 from asr.inference.pipeline import Pipeline, Source
 from asr.inference.transcript import Transcript, assemble
-from asr.model.bundle import BOX, BundleConfig, locate, read_config
+from asr.model.bundle import BOX, BundleConfig, read_config, resolve_bundle
 
 Audio = str | Path | np.ndarray
 """A file, or float samples in [-1, 1]: `[samples]` or `[samples, channels]`."""
@@ -159,7 +159,7 @@ def load_model(
     Raises BundleError where it is missing, damaged or too new, and DecodingError or LanguageModelError where
     language model, lexicon and model do not fit together.
     """
-    folder = locate(bundle)
+    folder = resolve_bundle(bundle)
     config = read_config(folder)
     engine = Engine(folder, config)
     decoder = Decoder(folder, config, engine.frame_seconds, decoding or DecodingOptions())

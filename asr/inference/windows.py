@@ -31,7 +31,7 @@ class Window:
     keep_to: int
 
 
-class Cutter:
+class Chunker:
     """Cuts a recording that comes in blocks into windows of at most `longest` frames.
 
     Their kept frames, end to end, are those of the whole recording; `context` frames to either side of them

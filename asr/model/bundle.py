@@ -35,7 +35,7 @@ STORED_AS = ("float32", "float16", "int8")
 """Types in which model.onnx may hold its weight matrices; it computes in float32 with each."""
 
 
-def locate(model: str | Path) -> Path:
+def resolve_bundle(model: str | Path) -> Path:
     """The folder of a model bundle: BOX is the one that ships, anything else a path (./box, say)."""
     return Path(__file__).parent.parent / BOX if model == BOX else Path(model)
 
@@ -69,7 +69,7 @@ def read_config(folder: Path) -> BundleConfig:
     if not folder.is_dir():
         if str(folder) == BOX:
             raise BundleError(
-                f"{BOX}: ships with asr and stays as it is; copy {locate(BOX)} and name the copy"
+                f"{BOX}: ships with asr and stays as it is; copy {resolve_bundle(BOX)} and name the copy"
             )
         reason = "a file, not the folder of a model bundle" if folder.exists() else "no such folder"
         raise BundleError(f"{folder}: {reason}; give the folder that `asr train` wrote")

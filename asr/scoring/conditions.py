@@ -43,7 +43,9 @@ def conditions(snrs: Sequence[float] = (), tempos: Sequence[float] = ()) -> list
     return list(dict.fromkeys([CLEAN, *noisy, *paced]))
 
 
-def under(utterance: Utterance, condition: Condition, noise: Noise | None = None, seed: int = 0) -> Source:
+def apply_condition(
+    utterance: Utterance, condition: Condition, noise: Noise | None = None, seed: int = 0
+) -> Source:
     """The utterance under a condition; it is read, whole, when its blocks are.
 
     That may raise AudioError, also where the recording is silent and noise is asked for.

@@ -16,7 +16,7 @@ from asr.files import atomic_write
 from asr.inference.transcriber import Transcriber
 from asr.manifest import Utterance
 from asr.scoring.bootstrap import Interval
-from asr.scoring.conditions import CLEAN, Condition, under
+from asr.scoring.conditions import CLEAN, Condition, apply_condition
 from asr.scoring.evaluate import Report, evaluate_utterances
 from asr.scoring.noise import Noise
 from asr.scoring.report import interval_line
@@ -58,7 +58,7 @@ def measure(
     """Evaluate a model under each condition; `name` is that of the noise. Raises AsrError without PyAV."""
     reports = {}
     for condition in conditions:
-        source_of = partial(under, condition=condition, noise=noise, seed=seed)
+        source_of = partial(apply_condition, condition=condition, noise=noise, seed=seed)
         reports[condition] = evaluate_utterances(model, utterances, source_of, progress, condition.name)
     return Robustness(reports, name, seed)
 

@@ -11,7 +11,7 @@ from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from asr.console import complain
+from asr.console import print_error
 from asr.errors import TrainingError
 from asr.files import atomic_write
 
@@ -31,7 +31,7 @@ class WholeCheckpoints(TorchCheckpointIO):
                 raise
             reason = (cause.strerror or str(cause)).lower()
             before = "; the one before is kept" if Path(path).exists() else ""
-            complain(f"{path}: checkpoint not written ({reason}){before}")
+            print_error(f"{path}: checkpoint not written ({reason}){before}")
 
 
 class RecentCheckpoint(ModelCheckpoint):
@@ -90,7 +90,7 @@ def newest_checkpoint(root: Path) -> Path | None:
             torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         except (OSError, RuntimeError, EOFError, ValueError) as error:
             damaged = path
-            complain(f"{path}: the checkpoint is damaged ({str(error).splitlines()[0][:80]}); passed over")
+            print_error(f"{path}: the checkpoint is damaged ({str(error).splitlines()[0][:80]}); passed over")
         else:
             return path
     if damaged:

@@ -16,7 +16,7 @@ from asr.decoding.greedy import greedy
 from asr.errors import TrainingError
 from asr.features.logmel import LogMelConfig
 from asr.model.acoustic import AcousticModel, Architecture
-from asr.model.bundle import locate
+from asr.model.bundle import resolve_bundle
 from asr.model.export import take_weights
 from asr.model.recurrent import Cell
 from asr.text import BLANK, ENGLISH, Tokenizer
@@ -91,7 +91,7 @@ class CTCModule(pl.LightningModule):
             Architecture(self.tokenizer.size, cell, layers, hidden, bidirectional, dropout, log_mel.mels, cmn)
         )
         if init is not None:
-            take_weights(self.model, locate(init))
+            take_weights(self.model, resolve_bundle(init))
         self.spec_augment = SpecAugment(spec_augment)
         self.vocal_tract = VocalTract(vocal_tract, log_mel) if vocal_tract.share else None
         self.reverberation = Reverberation(reverberation, log_mel) if reverberation.share else None

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from asr import manifest
-from asr.console import status_of
+from asr.console import exit_code
 from asr.files import atomic_write
 from asr.lm.reading import read_blocks
 from asr.manifest import Utterance
@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if arguments.write and not arguments.text:
         parser.error("--write needs --text")
-    return status_of(lambda: check(arguments))
+    return exit_code(lambda: check(arguments))
 
 
 def check(arguments: argparse.Namespace) -> int:

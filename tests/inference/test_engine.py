@@ -45,9 +45,9 @@ class Recorder:
 def test_batch_of_many_equals_each_alone(tmp_path: Path) -> None:
     engine = make_engine(tmp_path, reach=3)
     waveforms = [noise(n, n) for n in (16_000, 400, 31_999, 399, 0, 1_040, 48_000)]
-    cutters = [engine.cutter() for _ in waveforms]
-    assert not any([*cutter.push(w)] for cutter, w in zip(cutters, waveforms, strict=True))
-    windows = [window for cutter in cutters for window in cutter.end()]
+    chunkers = [engine.chunker() for _ in waveforms]
+    assert not any([*chunker.push(w)] for chunker, w in zip(chunkers, waveforms, strict=True))
+    windows = [window for chunker in chunkers for window in chunker.end()]
     results = engine.run(windows)
     assert [len(result) for result in results] == [25, 1, 50, 2, 75]
     for window, result in zip(windows, results, strict=True):

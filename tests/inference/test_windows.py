@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asr.inference.windows import Cutter, FrameGrid, batches
+from asr.inference.windows import Chunker, FrameGrid, batches
 
 GRID = FrameGrid()
 
@@ -27,9 +27,9 @@ def test_frames_at_the_edges() -> None:
 def test_kept_frames_tile_the_recording(samples: int, step: int, context: int, cuts: list[int]) -> None:
     longest = step + 2 * context
     recording = np.arange(samples, dtype=np.float32)  # each sample says where it was
-    cutter = Cutter(GRID, longest, context)
-    windows = [w for block in np.split(recording, sorted(cuts)) for w in cutter.push(block)]
-    windows += cutter.end()
+    chunker = Chunker(GRID, longest, context)
+    windows = [w for block in np.split(recording, sorted(cuts)) for w in chunker.push(block)]
+    windows += chunker.end()
     frames, position = GRID.frames(samples), 0
     for window in windows:
         start = int(window.samples[0])

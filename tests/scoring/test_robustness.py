@@ -14,7 +14,7 @@ from asr import manifest
 from asr.cli import main
 from asr.inference.transcriber import load_model
 from asr.manifest import Utterance
-from asr.scoring.conditions import CLEAN, Condition, conditions, under
+from asr.scoring.conditions import CLEAN, Condition, apply_condition, conditions
 from asr.scoring.noise import white
 from asr.scoring.robustness import Robustness, measure, plot, print_robustness
 from tests import corpora
@@ -138,7 +138,7 @@ def test_waveforms_are_made_as_they_are_needed(standin_bundle: Path, tmp_path: P
         made.append(utterance.id)
         return white(utterance, samples, random)
 
-    sources = (under(u, Condition(60), noise) for u in utterances)
+    sources = (apply_condition(u, Condition(60), noise) for u in utterances)
     results = load_model(standin_bundle, 1).transcribe_sources(sources)
     next(results)
     assert len(made) <= 6
