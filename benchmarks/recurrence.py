@@ -35,11 +35,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from asr.frames import FrameGrid
 from asr.model.recurrent import CELLS, Cell, RecurrentLayer, cast_together, recur, reversal_index
 from asr.model.subsampling import padding_mask
 from benchmarks.synthetic import QUANTILES
 
-FRAME_RATE = 25
+FRAME_RATE = round(1 / FrameGrid().frame_seconds)
 """Frames a second after subsampling."""
 
 _BUCKET = 1.05

@@ -47,6 +47,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from torch.utils.data import DataLoader
 
+from asr.frames import FrameGrid
 from asr.model.acoustic import AcousticModel
 from asr.model.recurrent import CELLS, Cell, reversal_index
 from asr.model.subsampling import Subsampling
@@ -106,7 +107,12 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "packed.audio_hours_per_second": hours / packed,
         "ratio": packed / seconds,
         "data_wait_share": waited,
-        "mfu": 3 * forward_operations(new_module(arguments).model) * 25 * 3600 * rate / peak,
+        "mfu": 3
+        * forward_operations(new_module(arguments).model)
+        * 3600
+        / FrameGrid().frame_seconds
+        * rate
+        / peak,
         "peak_tflops": peak / 1e12,
         "loader_xrt": loader_speed(dataset, arguments.batch_seconds),
         "parts": parts(compiled(new_module(arguments), arguments).to(device), batch, device),
@@ -353,7 +359,7 @@ def matrix_peak(device: torch.device) -> float:
 def loader_speed(dataset: SpeechDataset, batch_seconds: float) -> float:
     """Seconds of audio a second that one thread puts into batches."""
     positions = typical(dataset, batch_seconds)
-    seconds = sum(dataset.lengths[i] for i in positions) / 100
+    seconds = sum(dataset.lengths[i] for i in positions) * FrameGrid().hop_seconds
     return seconds / median_time(lambda: dataset[positions] and None, torch.device("cpu"))
 
 

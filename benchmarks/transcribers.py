@@ -42,10 +42,10 @@ def by_torch(
 
     from asr.errors import AsrError
     from asr.features.logmel import LogMel, LogMelConfig
+    from asr.frames import FrameGrid
     from asr.inference.decoder import Decoder, DecodingOptions
-    from asr.inference.engine import SUBSAMPLING, Engine
+    from asr.inference.engine import Engine
     from asr.inference.transcriber import Transcriber
-    from asr.inference.windows import FrameGrid
     from asr.model.bundle import read_config
     from asr.model.export import load_acoustic_model
 
@@ -54,7 +54,7 @@ def by_torch(
 
     class TorchEngine(Engine):
         def __init__(self) -> None:
-            self.grid = FrameGrid(int(config.log_mel["window"]), SUBSAMPLING * int(config.log_mel["hop"]))
+            self.grid = FrameGrid(int(config.log_mel["window"]), int(config.log_mel["hop"]))
             self.vocabulary = config.tokenizer.size
             self._model = load_acoustic_model(bundle)
             self._log_mel = LogMel(LogMelConfig(**config.log_mel))

@@ -3,7 +3,6 @@
 import errno
 import hashlib
 import json
-import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from asr.features.extraction import Problem, Shard
 from asr.features.logmel import LogMelConfig
 from asr.features.store import Entry
 from asr.files import atomic_write
+from asr.frames import FrameGrid, subsample
 from asr.manifest import Utterance
 from asr.text import ENGLISH, Tokenizer, ctc_frames_needed
 
@@ -60,7 +60,7 @@ def prepare_part(
             raise PrepareError(f"{out}: not one utterance could be used; see {out / 'problems.txt'}")
         manifest.write(out / "manifest.jsonl", _relative(spoken, out))
         extraction.write_meta(out, summary, config, fingerprint)
-    hours = summary.frames * config.hop / config.sample_rate / 3600
+    hours = summary.frames * FrameGrid(hop=config.hop).hop_seconds / 3600
     count = f"{len(report.problems)} problem{'s' * (len(report.problems) != 1)}"
     report.console.print(f"{out}: {summary.utterances} utterances, {hours:.2f} h, {count}")
     return report.problems
@@ -123,11 +123,6 @@ def check_texts(
     return list(good.values()), problems
 
 
-def subsampled(frames: int) -> int:
-    """Frames that the acoustic model makes of `frames`: two convolutions of stride 2."""
-    return math.ceil(math.ceil(frames / 2) / 2)
-
-
 def _extract(out: Path, shards: Sequence[Shard], config: LogMelConfig, jobs: int, report: _Report) -> None:
     total = sum(u.duration / shard.speed for shard in shards for u in shard.utterances) / 3600
     column = TextColumn("{task.completed:.2f} of {task.total:.2f} h, {task.fields[rate]:.0f} x real time")
@@ -154,7 +149,7 @@ def _write_index(
     def accept(entry: Entry) -> bool:
         if entry.speed != 1.0 and entry.id not in spoken:
             return False  # a problem at natural speed already
-        frames, need = subsampled(entry.frames), needed[entry.id]
+        frames, need = subsample(entry.frames), needed[entry.id]
         if frames < need:
             at = "" if entry.speed == 1.0 else f"{extraction.AT_SPEED}{entry.speed:g}: "
             reason = f"{at}too short for its text: {frames} frames after subsampling, CTC needs {need}"

@@ -10,11 +10,9 @@ import onnxruntime
 
 from asr.audio import SAMPLE_RATE
 from asr.errors import BundleError
-from asr.inference.windows import Chunker, FrameGrid, Window, batches
+from asr.frames import FrameGrid
+from asr.inference.windows import Chunker, Window, batches
 from asr.model.bundle import ONNX, BundleConfig, read_model_file
-
-SUBSAMPLING = 4
-"""Log-mel frames an output frame, in every architecture."""
 
 WINDOW_SECONDS = 20.0
 CONTEXT_SECONDS = 2.0
@@ -30,22 +28,18 @@ class Engine:
 
     def __init__(self, bundle: Path, config: BundleConfig) -> None:
         self.path = bundle / ONNX
-        hop = SUBSAMPLING * int(config.log_mel["hop"])
-        self.grid = FrameGrid(window=int(config.log_mel["window"]), stride=hop)
+        self.grid = FrameGrid(int(config.log_mel["window"]), int(config.log_mel["hop"]))
         self.vocabulary = config.tokenizer.size
         self._session = _session(self.path, read_model_file(bundle, config, ONNX))
 
     @property
     def frame_seconds(self) -> float:
         """Distance of output frames."""
-        return self.grid.stride / SAMPLE_RATE
+        return self.grid.frame_seconds
 
     def chunker(self) -> Chunker:
         """Cuts one recording into windows for `run`."""
-        longest, context = (
-            int(s * SAMPLE_RATE) // self.grid.stride for s in (WINDOW_SECONDS, CONTEXT_SECONDS)
-        )
-        return Chunker(self.grid, longest, context)
+        return Chunker(self.grid, self.grid.frames_in(WINDOW_SECONDS), self.grid.frames_in(CONTEXT_SECONDS))
 
     def run(self, windows: Sequence[Window]) -> list[np.ndarray]:
         """Log-probabilities `float32[T', V]` of the kept frames of each window of a batch."""

@@ -12,6 +12,7 @@ from asr.audio import SAMPLE_RATE, Channel
 from asr.decoding.hotwords import Hotword
 from asr.decoding.hypothesis import Hypothesis
 from asr.errors import AsrError, AudioError
+from asr.frames import FrameGrid
 from asr.inference.decoder import Decoder, DecodingOptions
 from asr.inference.engine import Engine, usable_cores
 from asr.inference.pipeline import Pipeline, Source
@@ -21,7 +22,7 @@ from asr.model.bundle import BOX, BundleConfig, read_config, resolve_bundle
 Audio = str | Path | np.ndarray
 """A file, or float samples in [-1, 1]: `[samples]` or `[samples, channels]`."""
 
-LEAST_SAMPLES = 400
+LEAST_SAMPLES = FrameGrid().window
 """A window of the log-mel features; less gives no frame."""
 
 

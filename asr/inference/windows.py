@@ -5,21 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-
-@dataclass(frozen=True)
-class FrameGrid:
-    """Where output frames lie: frame t starts at sample `t * stride` and needs `window` samples from there.
-
-    With 25 ms windows every 10 ms and subsampling by 4, ceil(ceil(T / 2) / 2) frames of the
-    T = (n - 400) // 160 + 1 mel frames are the same number as (n - 400) // 640 + 1.
-    """
-
-    window: int = 400
-    stride: int = 640
-
-    def frames(self, samples: int) -> int:
-        """Output frames of a signal of so many samples."""
-        return max(0, (samples - self.window) // self.stride + 1)
+from asr.frames import FrameGrid
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from torch import Tensor
 from asr import audio, manifest
 from asr.decoding.greedy import greedy
 from asr.features.logmel import LogMel
+from asr.frames import FrameGrid
 from asr.manifest import Utterance
 from asr.model.acoustic import AcousticModel
 from asr.scoring import wer
@@ -60,6 +61,6 @@ def error_rate(model: AcousticModel, speech: Speech, condition: Condition) -> fl
     tokenizer, counts = Tokenizer(), wer.Counts()
     for utterance, samples in speech:
         log_probs, lengths = model(*features(utterance.id, samples, condition))
-        text = greedy(log_probs[0, : int(lengths[0])].numpy(), tokenizer, frame_seconds=0.04).text
+        text = greedy(log_probs[0, : int(lengths[0])].numpy(), tokenizer, FrameGrid().frame_seconds).text
         counts = counts + wer.score(utterance.id, utterance.text, text).words
     return counts.rate

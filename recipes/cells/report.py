@@ -6,12 +6,13 @@ from typing import Any
 
 import numpy as np
 
+from asr.frames import FrameGrid
 from recipes.cells.measure import Result
 
 Settings = dict[str, list[Result]]
 """Results by what is held equal."""
 
-FRAME = 0.04
+FRAME = FrameGrid().frame_seconds
 """Seconds from one output frame to the next."""
 
 COLOURS = {"rnn": "tab:red", "lstm": "tab:blue", "gru": "tab:green"}

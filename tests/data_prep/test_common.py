@@ -10,11 +10,12 @@ import pytest
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from asr import manifest
-from asr.data_prep.common import prepare_part, subsampled
+from asr.data_prep.common import prepare_part
 from asr.errors import PrepareError
 from asr.features import extraction
 from asr.features.extraction import Problem
 from asr.features.store import FeatureStore
+from asr.frames import subsample
 from asr.manifest import Utterance
 from tests.corpora import contents, record, times, utterances
 
@@ -139,12 +140,12 @@ def test_too_short_at_some_speeds_only(tmp_path: Path) -> None:
     assert [u.id for u in manifest.read(out / "manifest.jsonl")] == ["u00", "u01"]
 
 
-def test_subsampled_is_what_the_model_makes() -> None:
+def test_subsample_is_what_the_model_makes() -> None:
     torch = pytest.importorskip("torch")
     from asr.model.subsampling import Subsampling
 
     frames = list(range(200))
-    assert [subsampled(n) for n in frames] == Subsampling.output_lengths(torch.tensor(frames)).tolist()
+    assert [subsample(n) for n in frames] == Subsampling.output_lengths(torch.tensor(frames)).tolist()
 
 
 def test_nothing_usable(tmp_path: Path) -> None:

@@ -2,7 +2,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asr.inference.windows import Chunker, FrameGrid, batches
+from asr.frames import FrameGrid
+from asr.inference.windows import Chunker, batches
 
 GRID = FrameGrid()
 
