@@ -18,7 +18,7 @@ class LogMelConfig:
     mels: int = 80
     f_min: float = 20.0
     f_max: float = 8_000.0
-    floor: float = 1e-5
+    floor: float = 1e-10
 
     def frames(self, samples: int) -> int:
         """Frames that lie wholly inside `samples`: floor((samples - window) / hop) + 1, or 0."""

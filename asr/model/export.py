@@ -65,7 +65,7 @@ def load_acoustic_model(folder: Path) -> AcousticModel:
     """The torch model of a bundle, in evaluation mode. Raises BundleError where it does not fit."""
     config = bundle.read_config(folder)
     try:
-        model = AcousticModel(Architecture(**config.architecture))
+        model = AcousticModel(Architecture.from_config(config.architecture))
         model.load_state_dict(_read_weights(folder, config))
     except (TypeError, RuntimeError) as error:
         raise BundleError(f"{folder}: the weights do not fit the architecture ({error})") from None

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from asr.features.logmel import LogMel
-from asr.model.acoustic import CMN_FRAMES, AcousticModel
+from asr.model.acoustic import CMN_FRAMES, FLOOR, LOWEST_LEVEL, SPEECH_FRAMES, AcousticModel
 from asr.model.recurrent import RecurrentLayer
 
 OPSET = 17
@@ -110,14 +110,42 @@ def _fourier_kernel(graph: _Graph, log_mel: LogMel) -> str:
 
 
 def _normalize(graph: _Graph, model: AcousticModel, features: str, frames: str) -> str:
-    x = graph.add("Sub", features, graph.constant(model.mean))
-    if model.architecture.cmn:
-        valid = _mask(graph, graph.add("Unsqueeze", x, graph.constant([1])), frames)
-        total = graph.add("ReduceSum", valid, graph.constant([1, 2]), keepdims=0)  # [B, F]
+    kind = model.architecture.normalization
+    mean = graph.constant(model.mean)
+    if kind == "speech":
+        x = _relative_to_speech(graph, mean, features, frames)
+    else:
+        x = graph.add("Sub", features, mean)
+    if kind == "utterance":
+        valid = graph.add("Mul", x, _valid(graph, features, frames))
+        total = graph.add("ReduceSum", valid, graph.constant([1]), keepdims=1)  # [B, 1, F]
         count = graph.add("Cast", graph.add("Add", frames, graph.constant(CMN_FRAMES)), to=TensorProto.FLOAT)
-        own = graph.add("Div", total, graph.add("Unsqueeze", count, graph.constant([1])))
-        x = graph.add("Sub", x, graph.add("Unsqueeze", own, graph.constant([1])))
+        own = graph.add("Div", total, graph.add("Unsqueeze", count, graph.constant([1, 2])))
+        x = graph.add("Sub", x, own)
     return graph.add("Mul", x, graph.constant(1 / model.std))
+
+
+def _relative_to_speech(graph: _Graph, mean: str, features: str, frames: str) -> str:
+    """acoustic.relative_to_speech less the mean of the speech, `[B, T, F]`."""
+    valid, time = _valid(graph, features, frames), graph.constant([1])
+    energy = graph.add("ReduceMean", features, axes=[2])  # [B, T, 1]
+    padding = graph.add("Mul", graph.add("Sub", graph.constant(1.0), valid), graph.constant(-1e4))
+    squares = graph.add("Add", graph.add("Mul", energy, graph.constant(2.0)), padding)
+    peak = graph.add("ReduceMax", squares, axes=[1])
+    powers = graph.add("Exp", graph.add("Sub", squares, peak))
+    count = graph.add("ReduceSum", valid, time, keepdims=1)
+    ratio = graph.add("Div", graph.add("ReduceSum", powers, time, keepdims=1), count)
+    level = graph.add("Mul", graph.add("Add", peak, graph.add("Log", ratio)), graph.constant(0.5))
+    level = graph.add("Max", level, graph.constant(LOWEST_LEVEL))
+    above = graph.add("Add", graph.add("Sub", energy, level), graph.constant(4.0))
+    weight = graph.add("Sigmoid", graph.add("Mul", above, graph.constant(1.5)))
+    weight = graph.add("Mul", weight, valid)
+    relative = graph.add("Max", graph.add("Sub", features, level), graph.constant(-FLOOR))
+    total = graph.add("ReduceSum", graph.add("Mul", relative, weight), time, keepdims=1)
+    total = graph.add("Add", total, graph.add("Mul", mean, graph.constant(float(SPEECH_FRAMES))))
+    count = graph.add("ReduceSum", weight, time, keepdims=1)
+    count = graph.add("Add", count, graph.constant(float(SPEECH_FRAMES)))
+    return graph.add("Sub", relative, graph.add("Div", total, count))
 
 
 def _subsampling(graph: _Graph, model: AcousticModel, x: str, frames: str) -> tuple[str, str]:
@@ -134,11 +162,16 @@ def _subsampling(graph: _Graph, model: AcousticModel, x: str, frames: str) -> tu
 
 def _mask(graph: _Graph, x: str, frames: str) -> str:
     """Zero `[B, C, T, F]` beyond each utterance's frames."""
-    size = graph.add("Squeeze", graph.add("Shape", x, start=2, end=3), graph.constant([0]))
+    valid = _valid(graph, x, frames, axis=2)
+    return graph.add("Mul", x, graph.add("Unsqueeze", valid, graph.constant([1])))
+
+
+def _valid(graph: _Graph, x: str, frames: str, axis: int = 1) -> str:
+    """`float32[B, T, 1]`, 1 where a frame of x lies within its utterance; `axis` is that of time in x."""
+    size = graph.add("Squeeze", graph.add("Shape", x, start=axis, end=axis + 1), graph.constant([0]))
     time = graph.add("Range", graph.constant(0), size, graph.constant(1))
     valid = graph.add("Less", time, graph.add("Unsqueeze", frames, graph.constant([1])))
-    mask = graph.add("Unsqueeze", graph.add("Cast", valid, to=TensorProto.FLOAT), graph.constant([1, 3]))
-    return graph.add("Mul", x, mask)
+    return graph.add("Unsqueeze", graph.add("Cast", valid, to=TensorProto.FLOAT), graph.constant([2]))
 
 
 def _layer_norm(graph: _Graph, norm: nn.Module, x: str) -> str:

@@ -6,6 +6,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from asr.model.gru_layer import gru_layer
+
 Cell = Literal["gru", "lstm", "rnn"]
 
 CELLS: dict[Cell, type[nn.GRU | nn.LSTM | nn.RNN]] = {"gru": nn.GRU, "lstm": nn.LSTM, "rnn": nn.RNN}
@@ -18,28 +20,39 @@ _OPERATORS: dict[str, Callable[..., tuple[Tensor, ...]]] = {
 
 
 class RecurrentLayer(nn.Module):
-    """One layer of GRU, LSTM or tanh RNN: `[B, T, D]` -> `[B, T, H]`, or `[B, T, 2H]` if bidirectional.
+    """One layer of GRU, LSTM or tanh RNN: `[T, B, D]` -> `[T, B, H]`, or `[T, B, 2H]` if bidirectional.
 
-    The backward direction runs forward over each utterance reversed within its own length (`reversal`),
-    so both directions meet the padding last and no valid frame ever depends on it. Frames beyond an
-    utterance's length hold arbitrary values.
+    The backward direction runs over each utterance from its own end, so that both directions meet the
+    padding last or not at all, and no valid frame ever depends on it. Frames beyond an utterance's length
+    hold arbitrary values.
     """
 
     def __init__(self, cell: Cell, input_size: int, hidden: int, bidirectional: bool) -> None:
         super().__init__()
-        self.ahead = CELLS[cell](input_size, hidden, batch_first=True)
-        self.back = CELLS[cell](input_size, hidden, batch_first=True) if bidirectional else None
+        self.ahead = CELLS[cell](input_size, hidden)
+        self.back = CELLS[cell](input_size, hidden) if bidirectional else None
 
-    def forward(self, x: Tensor, reversal: Tensor) -> Tensor:
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        if isinstance(self.ahead, nn.GRU) and x.device.type == "cpu" and torch.is_grad_enabled():
+            return self._train_gru(x, lengths)
         ahead = run(self.ahead, x)
         if self.back is None:
             return ahead
+        reversal = reversal_index(lengths, len(x))
         back = run(self.back, _reorder(x, reversal))
         return torch.cat([ahead, _reorder(back, reversal)], dim=-1)
 
+    def _train_gru(self, x: Tensor, lengths: Tensor) -> Tensor:
+        """The same as torch.nn.GRU gives, twice as fast with its gradient."""
+        grus = [rnn for rnn in (self.ahead, self.back) if isinstance(rnn, nn.GRU)]
+        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+        padding = torch.arange(len(x))[:, None] >= lengths
+        with torch.autocast("cpu", enabled=False):
+            return gru_layer(grus, x, padding, dtype)
+
 
 def run(rnn: nn.RNNBase, x: Tensor) -> Tensor:
-    """`[B, T, D]` -> `[B, T, H]`; under autocast input, weights and state have its data type.
+    """`[T, B, D]` -> `[T, B, H]`; under autocast input, weights and state have its data type.
 
     Autocast itself would cast a GRU's weights at every frame on a CPU, unless it caches them, and to float16
     on CUDA, whatever type is asked for (AutocastRNN.cpp).
@@ -56,7 +69,7 @@ def run(rnn: nn.RNNBase, x: Tensor) -> Tensor:
 
 def recur(rnn: nn.RNNBase, x: Tensor, weights: Sequence[Tensor]) -> Tensor:
     """What `rnn` gives with these weights, in its order and of the data type of `x`, from a state of 0."""
-    state = x.new_zeros(1 + rnn.bidirectional, len(x), rnn.hidden_size)
+    state = x.new_zeros(1 + rnn.bidirectional, x.shape[1], rnn.hidden_size)
     states = (state, state) if rnn.mode == "LSTM" else state
     options = (rnn.bias, 1, 0.0, rnn.training, rnn.bidirectional, rnn.batch_first)
     output: Tensor = _OPERATORS[rnn.mode](x, states, weights, *options)[0]
@@ -77,10 +90,10 @@ def cast_together(weights: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]
 
 
 def reversal_index(lengths: Tensor, frames: int) -> Tensor:
-    """`int64[B, frames]` that reverses each utterance within its length and leaves the padding in place."""
-    t = torch.arange(frames, device=lengths.device).expand(len(lengths), frames)
-    return torch.where(t < lengths[:, None], lengths[:, None] - 1 - t, t)
+    """`int64[frames, B]` that reverses each utterance within its length and leaves the padding in place."""
+    t = torch.arange(frames, device=lengths.device)[:, None]
+    return torch.where(t < lengths, lengths - 1 - t, t)
 
 
 def _reorder(x: Tensor, index: Tensor) -> Tensor:
-    return x.gather(1, index[:, :, None].expand_as(x))
+    return x.gather(0, index[:, :, None].expand_as(x))

@@ -1,13 +1,11 @@
-"""Augmentation of training features."""
+"""Augmentation of training features: masks, and silence around and instead of speech."""
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torchaudio.functional import mask_along_axis_iid
 
-from asr.model.subsampling import Subsampling, padding_mask
+from asr.errors import TrainingError
 
 
 @dataclass(frozen=True)
@@ -15,11 +13,11 @@ class SpecAugmentConfig:
     """SpecAugment (Park et al., 2019) without time warping.
 
     Args:
-        time_masks: Number of stretches of time masked in each utterance; 0 turns them off.
-        time_frames: A stretch is shorter than this many frames of 10 ms.
-        time_share: And shorter than this share of the batch's longest utterance.
-        frequency_masks: Number of bands masked in each utterance; 0 turns them off.
-        frequency_bins: A band is narrower than this many mel bins.
+        time_masks: Number of time masks per utterance; 0 turns them off.
+        time_frames: Maximum width of a time mask, in frames of 10 ms.
+        time_share: Maximum width of a time mask as a share of the utterance.
+        frequency_masks: Number of frequency masks per utterance; 0 turns them off.
+        frequency_bins: Maximum width of a frequency mask, in mel bins.
     """
 
     time_masks: int = 2
@@ -29,43 +27,64 @@ class SpecAugmentConfig:
     frequency_bins: int = 15
 
 
+@dataclass(frozen=True)
+class SilenceConfig:
+    """Silence around and instead of speech, and short memories of the normalisation.
+
+    Args:
+        padded: Share of the batches with silence before and after each utterance.
+        frames: Maximum silence on each side, in frames of 10 ms.
+        only: Share of the utterances replaced by noise alone, with an empty transcript.
+        chunks: Share of the utterances normalised by the mean of a random chunk, as in a stream.
+        shortest: Shortest such chunk, in frames of 10 ms.
+        longest: Longest such chunk.
+    """
+
+    padded: float = 0.0
+    frames: int = 150
+    only: float = 0.0
+    chunks: float = 0.0
+    shortest: int = 150
+    longest: int = 600
+
+    def __post_init__(self) -> None:
+        for name in ("padded", "only", "chunks"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise TrainingError(f"model.silence.{name}: must be from 0 to 1, not {getattr(self, name)}")
+
+
 class SpecAugment(nn.Module):
-    """Masks bands and stretches of features `[B, T, F]` by their `mean`, differently in each utterance."""
+    """Zeroes bands and stretches of normalised features `[B, T, F]`, differently in each utterance."""
 
     def __init__(self, config: SpecAugmentConfig) -> None:
         super().__init__()
         self.config = config
 
-    def forward(self, features: Tensor, mean: Tensor) -> Tensor:
+    def forward(self, features: Tensor, lengths: Tensor) -> Tensor:
         c = self.config
-        x = (features - mean)[:, None]  # [B, 1, T, F]
-        for _ in range(c.time_masks):
-            x = mask_along_axis_iid(x, c.time_frames, 0.0, axis=2, p=c.time_share)
-        for _ in range(c.frequency_masks):
-            x = mask_along_axis_iid(x, c.frequency_bins, 0.0, axis=3)
-        return x[:, 0] + mean
+        _, frames, bins = features.shape
+        widest = torch.minimum(lengths * c.time_share, lengths.new_tensor(c.time_frames))
+        kept = _unmasked(c.time_masks, widest, lengths, frames)[:, :, None]
+        bands = lengths.new_full(lengths.shape, bins)
+        kept = kept & _unmasked(c.frequency_masks, bands.clamp(max=c.frequency_bins), bands, bins)[:, None]
+        return features * kept
 
 
-def change_tempo(features: Tensor, lengths: Tensor, factors: Tensor, slowest: float) -> tuple[Tensor, Tensor]:
-    """Play features `[B, T, F]` at `factors` `[B]` times their tempo, none below `slowest`; pitch stays.
-
-    Linear interpolation between frames -> `float32[B, ceil(T / slowest), F]`, 0 beyond the new lengths.
-    """
-    frames = math.ceil(features.shape[1] / slowest)
-    new_lengths = ((lengths - 1) / factors).long() + 1
-    place = torch.arange(frames, device=features.device) * factors[:, None]
-    left = place.long().clamp(max=lengths[:, None] - 1)
-    right = (left + 1).clamp(max=lengths[:, None] - 1)
-    weight = (place - left).clamp(0, 1)[:, :, None]
-    a, b = (features.gather(1, i[:, :, None].expand(-1, -1, features.shape[2])) for i in (left, right))
-    return torch.lerp(a.float(), b.float(), weight) * padding_mask(new_lengths, frames)[
-        :, :, None
-    ], new_lengths
+def _unmasked(count: int, widest: Tensor, sizes: Tensor, length: int) -> Tensor:
+    """`bool[B, length]`, false in `count` stretches of uniform width below `widest` within `sizes`."""
+    draw = torch.rand(2, len(sizes), count, device=sizes.device)
+    width = draw[0] * widest[:, None]
+    start = draw[1] * (sizes[:, None] - width)
+    place = torch.arange(length, device=sizes.device)[:, None]
+    inside = (place >= start[:, None].floor()) & (place < (start + width)[:, None].floor())
+    return ~inside.any(dim=2)
 
 
-def tempo_factors(spread: float, lengths: Tensor, targets: Tensor, target_lengths: Tensor) -> Tensor:
-    """`float[B]` between 1 - spread and 1 + spread; 1 where that left fewer frames than CTC needs."""
-    factors = 1 + spread * (2 * torch.rand(len(lengths), device=lengths.device) - 1)
-    repeats = (targets[:, 1:] == targets[:, :-1]) & padding_mask(target_lengths - 1, targets.shape[1] - 1)
-    frames = Subsampling.output_lengths(((lengths - 1) / factors).long() + 1)
-    return torch.where(frames < target_lengths + repeats.sum(1), 1.0, factors)
+def chunk_mask(config: SilenceConfig, lengths: Tensor, frames: int) -> Tensor:
+    """`bool[B, frames]`: all of each utterance, or in a share of them a random chunk."""
+    draw = torch.rand(3, len(lengths), 1, device=lengths.device)
+    width = config.shortest + draw[0] * (config.longest - config.shortest)
+    start = (draw[1] * (lengths[:, None] - width)).clamp(min=0)
+    place = torch.arange(frames, device=lengths.device)
+    chunk = (place >= start) & (place < start + width)
+    return chunk | (draw[2] >= config.chunks)

@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any
 
 import jiwer
+import numpy as np
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
@@ -15,19 +16,17 @@ from torch.nn.parallel import DistributedDataParallel
 from asr.decoding.greedy import greedy
 from asr.errors import TrainingError
 from asr.features.logmel import LogMelConfig
-from asr.model.acoustic import AcousticModel, Architecture
+from asr.model.acoustic import AcousticModel, Architecture, Normalization, relative_to_speech
 from asr.model.bundle import resolve_bundle
 from asr.model.export import take_weights
 from asr.model.recurrent import Cell
 from asr.text import BLANK, ENGLISH, Tokenizer
-from asr.training.augment import SpecAugment, SpecAugmentConfig, change_tempo, tempo_factors
+from asr.training.augment import SilenceConfig, SpecAugment, SpecAugmentConfig, chunk_mask
 from asr.training.consistency import divergence, twice
 from asr.training.crf import log_prior, log_total, trigrams
-from asr.training.data import Batch, SpeechData, name_some
+from asr.training.data import Batch, SpeechData, SpeechDataset, name_some
 from asr.training.finite import SkippedSteps, skip_unless_finite
 from asr.training.noise import AdditiveNoise, NoiseConfig
-from asr.training.reverberation import Reverberation, ReverberationConfig
-from asr.training.vocal_tract import VocalTract, VocalTractConfig
 
 
 class CTCModule(pl.LightningModule):
@@ -38,17 +37,16 @@ class CTCModule(pl.LightningModule):
         layers: Number of recurrent layers.
         hidden: Units of each layer and direction.
         bidirectional: Whether each layer also reads the utterance from its end.
-        cmn: Whether each utterance's own mean is taken off its features.
+        normalization: Whether features lose the training set's mean, each utterance's, or that of its speech.
         dropout: Share of activations dropped after the subsampling and after each layer.
         learning_rate: Peak learning rate of AdamW.
         weight_decay: Decoupled weight decay of AdamW.
         warmup_steps: Steps in which the learning rate rises linearly from zero.
-        final_share: Learning rate at the last step as a share of the peak; half a cosine lies between.
+        decay_share: Share of the steps, at the end, in which the learning rate falls by half a cosine.
+        final_share: Learning rate at the last step as a share of the peak.
         spec_augment: Masking of training features.
-        vocal_tract: Voices of other heights that training features are heard in.
-        reverberation: Rooms that training features are heard in.
         noise: Noise added to training features.
-        tempo: Training utterances are played at up to this share faster or slower, drawn anew each time.
+        silence: Silence around and instead of the training utterances.
         consistency: Weight of consistency regularisation between two views of each utterance, differently
             masked (CR-CTC, arXiv 2410.05101); 0 for none, 0.2 in the paper.
         crf: Weight of CTC-CRF's normalisation over whole sequences, with trigrams of the training data's
@@ -67,17 +65,16 @@ class CTCModule(pl.LightningModule):
         layers: int = 3,
         hidden: int = 256,
         bidirectional: bool = True,
-        cmn: bool = False,
+        normalization: Normalization = "corpus",
         dropout: float = 0.1,
         learning_rate: float = 1e-3,
         weight_decay: float = 1e-2,
         warmup_steps: int = 100,
+        decay_share: float = 1.0,
         final_share: float = 0.02,
         spec_augment: SpecAugmentConfig = SpecAugmentConfig(),  # noqa: B008 - frozen
-        vocal_tract: VocalTractConfig = VocalTractConfig(),  # noqa: B008 - frozen
-        reverberation: ReverberationConfig = ReverberationConfig(),  # noqa: B008 - frozen
         noise: NoiseConfig = NoiseConfig(),  # noqa: B008 - frozen
-        tempo: float = 0.0,
+        silence: SilenceConfig = SilenceConfig(),  # noqa: B008 - frozen
         consistency: float = 0.0,
         crf: float = 0.0,
         init: str | None = None,
@@ -88,21 +85,22 @@ class CTCModule(pl.LightningModule):
         self.tokenizer = Tokenizer(units if isinstance(units, str) else tuple(units))
         log_mel = LogMelConfig()
         self.model = AcousticModel(
-            Architecture(self.tokenizer.size, cell, layers, hidden, bidirectional, dropout, log_mel.mels, cmn)
+            Architecture(
+                self.tokenizer.size, cell, layers, hidden, bidirectional, dropout, log_mel.mels, normalization
+            )
         )
         if init is not None:
             take_weights(self.model, resolve_bundle(init))
         self.spec_augment = SpecAugment(spec_augment)
-        self.vocal_tract = VocalTract(vocal_tract, log_mel) if vocal_tract.share else None
-        self.reverberation = Reverberation(reverberation, log_mel) if reverberation.share else None
-        self.noise = AdditiveNoise(noise, log_mel) if noise.share else None
+        self.silence = silence
+        self.noise = AdditiveNoise(noise, log_mel) if noise.share or silence.only or silence.padded else None
         if crf:  # made here, for what copies the module before the data are there
             self.register_buffer("trigrams", trigrams([], self.tokenizer.size), persistent=False)
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
         self.warmup_steps = warmup_steps
+        self.decay_share = decay_share
         self.final_share = final_share
-        self.tempo = tempo
         self.consistency = consistency
         self.crf = crf
         self.seed = seed
@@ -119,6 +117,8 @@ class CTCModule(pl.LightningModule):
         """Take the training data's statistics. Called by the trainer."""
         data: SpeechData = self.trainer.datamodule  # type: ignore[attr-defined]
         mean, std = data.train_set.statistics()
+        if self.model.architecture.normalization == "speech":
+            mean, std = speech_statistics(data.train_set)
         self.model.mean.copy_(torch.from_numpy(mean))
         self.model.std.copy_(torch.from_numpy(std))
         if self.crf:
@@ -140,14 +140,16 @@ class CTCModule(pl.LightningModule):
             share_of_peak,
             warmup_steps=self.warmup_steps,
             total_steps=int(total),
+            decay_share=self.decay_share,
             final_share=self.final_share,
         )
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def losses(self, batch: Batch, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Loss of each utterance in nats `[B]` (float32), log-probabilities and their lengths."""
-        log_probs, lengths = self.model(features, batch.lengths)
+        """Loss of each utterance in nats `[B]` (float32), log-probabilities and their lengths, of normalised
+        features."""
+        log_probs, lengths = self.model.encode(features, batch.lengths)
         losses = ctc_losses(batch, log_probs, lengths)
         if self.crf:
             prior = log_prior(self.trigrams, batch.targets, batch.target_lengths)
@@ -158,21 +160,16 @@ class CTCModule(pl.LightningModule):
         """Loss in nats a token. A step that is not finite is skipped; after three the run stops."""
         # Seeding each step from its number makes dropout and masks independent of stops in between.
         torch.manual_seed(hash((self.seed, self.current_epoch, batch_idx, self.global_rank)))
-        if self.tempo:
-            factors = tempo_factors(self.tempo, batch.lengths, batch.targets, batch.target_lengths)
-            features, lengths = change_tempo(batch.features, batch.lengths, factors, 1 - self.tempo)
-            batch = batch._replace(features=features, lengths=lengths)
+        if self.noise:
+            batch = self.noise.add_silence(batch, self.silence)
         if self.consistency:
             batch = twice(batch)
         features = batch.features
-        if self.vocal_tract:
-            features = self.vocal_tract(features)
-        if self.reverberation:
-            features = self.reverberation(features, batch.lengths)
         if self.noise:
             features = self.noise(features, batch.lengths, views=2 if self.consistency else 1)
-        masked = self.spec_augment(features, self.model.centre(features, batch.lengths))
-        losses, log_probs, lengths = self.losses(batch, masked)
+        seen = chunk_mask(self.silence, batch.lengths, features.shape[1])
+        normalized = self.model.normalize(features, batch.lengths, seen)
+        losses, log_probs, lengths = self.losses(batch, self.spec_augment(normalized, batch.lengths))
         self._ids += batch.ids
         self._losses.append(losses.detach())
         tokens = mean_over_ranks(batch.target_lengths.sum().float())
@@ -225,7 +222,8 @@ class CTCModule(pl.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Count the errors of greedy decoding."""
-        losses, log_probs, lengths = self.losses(batch, batch.features)
+        normalized = self.model.normalize(batch.features, batch.lengths)
+        losses, log_probs, lengths = self.losses(batch, normalized)
         self._broken += [id for id, loss in zip(batch.ids, losses.tolist(), strict=True) if math.isnan(loss)]
         hypotheses = [
             greedy(row[:length], self.tokenizer, frame_seconds=1.0).text  # times are of no interest here
@@ -272,12 +270,33 @@ class CTCModule(pl.LightningModule):
             )
 
 
-def share_of_peak(step: int, warmup_steps: int, total_steps: int, final_share: float = 0.0) -> float:
-    """Learning rate: a linear warm-up, then half a cosine down to `final_share`."""
+def share_of_peak(
+    step: int, warmup_steps: int, total_steps: int, decay_share: float = 1.0, final_share: float = 0.0
+) -> float:
+    """Learning rate as a share of its peak: linear warm-up, the peak, then half a cosine to `final_share`."""
     if step < warmup_steps:
         return (step + 1) / warmup_steps
-    progress = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))
+    decay_steps = max(1.0, decay_share * (total_steps - warmup_steps))
+    progress = min(1.0, max(0.0, (step - total_steps + decay_steps) / decay_steps))
+    if not decay_share:
+        return 1.0
     return final_share + (1 - final_share) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def speech_statistics(dataset: SpeechDataset, most: int = 1000) -> tuple[np.ndarray, np.ndarray]:
+    """Mean of the speech and standard deviation of all frames around it, `float32[F]`, of features relative
+    to their speech, from up to `most` utterances."""
+    items = dataset.items[:: max(1, len(dataset.items) // most)]
+    sums, weights, squares, frames = 0.0, 0.0, 0.0, 0
+    for item in items:
+        features = torch.from_numpy(item.store.read(item.entry).astype(np.float32))[None]
+        if not features.shape[1]:
+            continue
+        relative, weight = relative_to_speech(features, torch.ones(1, features.shape[1], 1, dtype=torch.bool))
+        own = (relative * weight).sum(1) / weight.sum(1).clamp(min=1)
+        sums, weights = sums + (relative * weight).sum(1)[0].double(), weights + float(weight.sum())
+        squares, frames = squares + (relative - own).square().sum(1)[0].double(), frames + features.shape[1]
+    return (sums / weights).float().numpy(), (squares / frames).sqrt().float().numpy()
 
 
 def mean_over_ranks(value: Tensor) -> Tensor:

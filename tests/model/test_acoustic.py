@@ -9,13 +9,17 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from asr.model.acoustic import CMN_FRAMES, AcousticModel, Architecture
-from asr.model.recurrent import Cell
+from asr.model.recurrent import Cell, RecurrentLayer, reversal_index, run
 from asr.model.subsampling import Subsampling, padding_mask
 
 
-def small_model(cell: Cell = "gru", bidirectional: bool = True, cmn: bool = False) -> AcousticModel:
+def small_model(
+    cell: Cell = "gru", bidirectional: bool = True, normalization: str = "corpus"
+) -> AcousticModel:
     torch.manual_seed(0)
-    shape = Architecture(29, cell, layers=2, hidden=24, bidirectional=bidirectional, cmn=cmn)
+    shape = Architecture(
+        29, cell, layers=2, hidden=24, bidirectional=bidirectional, normalization=normalization
+    )  # type: ignore[arg-type]
     model = AcousticModel(shape).eval()
     model.mean.fill_(-4.0)
     model.std.fill_(2.5)
@@ -30,11 +34,11 @@ def features(lengths: list[int], seed: int = 0) -> Tensor:
     return torch.where(mask, x, torch.full_like(x, 1e4))
 
 
-@pytest.mark.parametrize("cmn", [False, True])
+@pytest.mark.parametrize("normalization", ["corpus", "utterance", "speech"])
 @pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize("cell", ["gru", "lstm", "rnn"])
-def test_a_batch_equals_its_members_one_by_one(cell: Cell, bidirectional: bool, cmn: bool) -> None:
-    model = small_model(cell, bidirectional, cmn)
+def test_a_batch_equals_its_members_one_by_one(cell: Cell, bidirectional: bool, normalization: str) -> None:
+    model = small_model(cell, bidirectional, normalization)
     lengths = [1, 2, 3, 4, 5, 37, 64, 101]
     x = features(lengths)
     with torch.inference_mode():
@@ -95,7 +99,7 @@ def test_loudness_normalisation_is_by_the_training_set_not_by_the_clip() -> None
 
 
 def test_cmn_takes_off_what_is_added_to_all_frames_the_more_the_longer_the_utterance() -> None:
-    model = small_model(cmn=True)
+    model = small_model(normalization="utterance")
     lengths = torch.tensor([CMN_FRAMES, 3 * CMN_FRAMES])
     x = features(lengths.tolist())
     colour = torch.linspace(-3, 3, 80)  # of a microphone, say
@@ -104,3 +108,39 @@ def test_cmn_takes_off_what_is_added_to_all_frames_the_more_the_longer_the_utter
         expected = (colour / model.std * share).expand(length, -1)
         torch.testing.assert_close(row[:length], expected, atol=1e-4, rtol=0)
         assert not row[length:].any()
+
+
+def test_speech_normalisation_ignores_any_gain_and_hardly_feels_added_silence() -> None:
+    model = small_model(normalization="speech")
+    x = features([400])
+    lengths = torch.tensor([400])
+    expected = model.normalize(x, lengths)
+    for gain in (-8.0, 20.0):
+        torch.testing.assert_close(model.normalize(x + gain, lengths), expected, atol=1e-3, rtol=0)
+    silence = torch.full((1, 1_500, 80), -23.0)
+    padded = model.normalize(torch.cat([silence, x, silence], dim=1), lengths + 3_000)[:, 1_500:1_900]
+    assert (padded - expected).abs().mean() < 0.2
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_training_on_a_cpu_gives_the_states_and_gradients_of_torch_gru(bidirectional: bool) -> None:
+    torch.manual_seed(0)
+    layer = RecurrentLayer("gru", 6, 5, bidirectional)
+    lengths = torch.tensor([9, 4, 7])
+    valid = (torch.arange(9)[:, None] < lengths)[:, :, None]
+    x = torch.randn(9, 3, 6, requires_grad=True)
+    weights = [x, *layer.parameters()]
+    mine = layer(x, lengths) * valid
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x, lengths) * valid, mine)
+    reference = run(layer.ahead, x)
+    if layer.back is not None:
+        index = reversal_index(lengths, 9)[:, :, None]
+        back = run(layer.back, x.gather(0, index.expand_as(x)))
+        reference = torch.cat([reference, back.gather(0, index.expand_as(back))], dim=2)
+    reference = reference * valid
+    torch.testing.assert_close(mine, reference)
+    direction = torch.randn_like(mine)
+    gradients = (torch.autograd.grad((y * direction).sum(), weights) for y in (mine, reference))
+    for a, b in zip(*gradients, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)

@@ -41,7 +41,7 @@ def test_every_cell_and_direction(cell: Cell, bidirectional: bool) -> None:
 
 
 def test_odd_and_even_frame_counts_alone_and_together() -> None:
-    model = small_model(cmn=True)
+    model = small_model(normalization="utterance")
     lengths = [400 + 160 * frames + extra for frames in range(9) for extra in (0, 159)]
     assert run_both(model, lengths) < 1e-4
     assert max(run_both(model, [length]) for length in lengths[:6]) < 1e-4
