@@ -8,8 +8,8 @@ from asr.console import check_output, stages
 from asr.errors import AsrError
 
 if TYPE_CHECKING:
+    from asr.lm.estimate import Trained
     from asr.lm.ngram import NgramLM
-    from asr.lm.train import Trained
 
 _TEXT = "one sentence a line; plain, gzip, xz or bzip2; - for the standard input"
 
@@ -66,9 +66,9 @@ def add_lm(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
 
 def train(options: argparse.Namespace) -> int:
     """`asr lm train TEXT... --out FILE`."""
-    from asr.lm.arpa_writer import write_arpa
-    from asr.lm.train import LmOptions
-    from asr.lm.train import train as estimate
+    from asr.lm.arpa import write_arpa
+    from asr.lm.estimate import LmOptions
+    from asr.lm.estimate import train as estimate
 
     vocabulary = options.vocab
     if vocabulary is not None:
@@ -104,7 +104,7 @@ def import_arpa(options: argparse.Namespace) -> int:
 def export(options: argparse.Namespace) -> int:
     """`asr lm export LM --out ARPA`."""
     from asr.lm import packed
-    from asr.lm.arpa_writer import write_arpa
+    from asr.lm.arpa import write_arpa
 
     with stages() as progress:
         progress("writing")
@@ -117,7 +117,7 @@ def pack(options: argparse.Namespace) -> int:
     from rich.filesize import decimal
 
     from asr.lm import packed
-    from asr.lm.pruning import prune
+    from asr.lm.estimate import prune
 
     check_output(options.out)
     lm = packed.load(options.lm)
@@ -151,11 +151,15 @@ def score(options: argparse.Namespace) -> int:
 
 
 def _report(trained: "Trained") -> None:
+    from asr.lm.estimate import FALLBACK
+
     print(_sizes(trained.lm))
     rows = zip(trained.counted, trained.lm.counts, trained.discounts, strict=True)
     for n, (counted, kept, discounts) in enumerate(rows, 1):
-        steps = ", ".join(f"{value:.4f}" for value in discounts.values)
-        note = " (the usual ones: the text is too small or too regular to tell)" if discounts.fallback else ""
+        steps = ", ".join(f"{value:.4f}" for value in discounts)
+        note = (
+            " (the usual ones: the text is too small or too regular to tell)" if discounts == FALLBACK else ""
+        )
         print(f"  {n}-grams: {kept} of {counted}, discounts {steps}{note}")
 
 

@@ -128,7 +128,7 @@ def decoders_for(task: str, tokenizer: "Tokenizer", arguments: argparse.Namespac
     from asr.decoding.beam import BeamDecoder
     from asr.decoding.lexicon import spell
     from asr.lm.arpa import read_arpa
-    from asr.lm.vocabulary import SPECIAL
+    from asr.lm.ngram import SPECIAL
     from benchmarks.decoders import Flashlight, Pyctcdecode, ours, ours_by_tokens
 
     arpa, log_add = arguments.arpa, not arguments.best_path
@@ -146,7 +146,7 @@ def decoders_for(task: str, tokenizer: "Tokenizer", arguments: argparse.Namespac
         }
     else:
         lm = read_arpa(arpa)
-        words = lm.words()[len(SPECIAL) :]
+        words = list(lm.vocabulary)[len(SPECIAL) :]
         lexicon, _ = spell(lm.vocabulary, tokenizer)
         if task == "open+lm":
             decoder = BeamDecoder(tokenizer, lm)

@@ -14,8 +14,8 @@ from asr import manifest
 from asr.errors import PrepareError
 from asr.files import atomic_write
 from asr.lm import packed
-from asr.lm.reading import read_blocks
-from asr.lm.vocabulary import SPECIAL
+from asr.lm.ngram import SPECIAL
+from asr.lm.text import read_lines
 from asr.text import normalize
 
 LETTERS = "'ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -68,7 +68,7 @@ def read_dictionary(path: Path) -> dict[str, list[Spelling]]:
     no phones, or something that is not one; LanguageModelError where the file cannot be read.
     """
     dictionary: dict[str, list[Spelling]] = {}
-    for number, line in _lines(path):
+    for number, line in enumerate(read_lines(path), start=1):
         entry = "" if line.startswith((";;;", "#")) else line.partition(" #")[0]
         word, *phones = entry.split() or [""]
         if not word:
@@ -99,9 +99,9 @@ def words_of(source: Path) -> set[str]:
     if source.suffix == ".jsonl":
         return {word for utterance in manifest.read(source) for word in utterance.text.split()}
     if source.suffix == ".bin":
-        return set(packed.load(source).vocabulary.words()).difference(SPECIAL)
+        return set(packed.load(source).vocabulary).difference(SPECIAL)
     words = set()
-    for number, line in _lines(source):
+    for number, line in enumerate(read_lines(source), start=1):
         if len(line.split()) > 1:
             raise PrepareError(f"{source}:{number}: expected one word a line, not {line[:60]!r}")
         words.update(line.split())
@@ -172,8 +172,3 @@ def write_lexicon(path: Path, spellings: Mapping[str, Sequence[Spelling]]) -> No
     with atomic_write(path) as file:
         for word, ways in spellings.items():
             file.writelines(f"{word}\t{' '.join(way)}\n" for way in ways)
-
-
-def _lines(path: Path) -> Iterable[tuple[int, str]]:
-    for block in read_blocks(path):
-        yield from enumerate(block.text.tobytes().decode().split("\n"), start=block.line)

@@ -17,8 +17,7 @@ from asr.decoding.posteriors import check_posteriors
 from asr.decoding.prefixes import NO_WORD, KernelOptions, Models, prune, trace
 from asr.decoding.trie import build_trie
 from asr.errors import DecodingError, TextError
-from asr.lm.ngram import NgramArrays, NgramLM
-from asr.lm.vocabulary import SPECIAL, UNKNOWN, Vocabulary
+from asr.lm.ngram import SPECIAL, UNKNOWN, NgramArrays, NgramLM, Vocabulary
 from asr.text import Tokenizer
 
 LEAST_COVERAGE = 0.1

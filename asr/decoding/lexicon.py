@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from asr.errors import DecodingError, TextError
-from asr.lm.reading import read_blocks
-from asr.lm.vocabulary import SPECIAL, Vocabulary
+from asr.lm.ngram import SPECIAL, Vocabulary
+from asr.lm.text import read_lines
 from asr.text import Tokenizer, normalize
 
 
@@ -73,10 +73,9 @@ def read_lexicon(path: Path, tokenizer: Tokenizer) -> Lexicon:
     Raises DecodingError that names the line where a token is not the model's, a word is empty or holds
     white space, or nothing is there, LanguageModelError where the file cannot be read.
     """
-    text = b"".join(block.text.tobytes() for block in read_blocks(path)).decode()
     entries: dict[tuple[str, tuple[int, ...]], None] = {}  # a line that stands twice counts once
     ids = {unit: index for index, unit in enumerate(tokenizer.units, start=1)}
-    for number, line in enumerate(text.split("\n"), start=1):
+    for number, line in enumerate(read_lines(path), start=1):
         word, _, spelling = line.partition("\t") if "\t" in line else line.partition(" ")
         if not line.strip():
             continue

@@ -7,8 +7,7 @@ import numpy as np
 from asr.decoding.hotwords import WORD_END, HotwordGraph
 from asr.decoding.trie import Trie
 from asr.kernel import compiled, kernel
-from asr.lm.ngram import NgramArrays, score_word
-from asr.lm.vocabulary import UNKNOWN
+from asr.lm.ngram import UNKNOWN, NgramArrays, score_word
 
 OFF_TRIE = -1
 """Place of a prefix whose last word has left the trie."""

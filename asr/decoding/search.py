@@ -38,8 +38,7 @@ from asr.decoding.prefixes import (
 )
 from asr.decoding.trie import ROOT
 from asr.kernel import compiled, kernel
-from asr.lm.ngram import score_word
-from asr.lm.vocabulary import END
+from asr.lm.ngram import END, score_word
 from asr.text import BLANK
 
 NEGLIGIBLE = 3.0

@@ -1,101 +1,96 @@
-"""ARPA files, the text form of n-gram models, as SRILM, KenLM and LibriSpeech have them."""
+"""ARPA files, the text form of n-gram models used by SRILM, KenLM and LibriSpeech."""
 
+import bz2
+import gzip
+import itertools
+import lzma
 import math
 import re
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 
 from asr.errors import LanguageModelError
+from asr.files import atomic_write
 from asr.kernel import compiled
-from asr.lm.arpa_writer import spell
-from asr.lm.ngram import MAX_NODES, MAX_ORDER, NgramArrays, NgramBuilder, NgramLM, NgramTable, find_child
-from asr.lm.reading import Block, line_of, read_blocks
-from asr.lm.vocabulary import BEGIN, END, SPECIAL, UNKNOWN, Vocabulary
-from asr.lm.words import Words, WordTable, add_word, find_word, is_space, is_unknown
+from asr.lm.ngram import (
+    BEGIN,
+    END,
+    MAX_NODES,
+    MAX_ORDER,
+    SPECIAL,
+    UNKNOWN,
+    NgramArrays,
+    NgramBuilder,
+    NgramLM,
+    Vocabulary,
+    find_child,
+    nodes_of_order,
+)
+from asr.lm.text import read_blocks
 
 MISSING_UNKNOWN = -100.0
-"""log10 probability of <unk> where a file has none, as in KenLM."""
+"""log10 probability of <unk> if a file has none, as in KenLM."""
 
 _LARGEST = float(np.finfo(np.float32).max)
-_BACKSLASH, _NEWLINE = ord("\\"), ord("\n")
-
-_FINE, _NUMBER, _FIELDS, _WORD, _PREFIX, _POSITIVE, _TOO_MANY, _TWICE = range(8)
-_TROUBLES = {
-    _NUMBER: "a number is missing or malformed",
-    _FIELDS: "expected a log probability, the words of a {n}-gram, perhaps a backoff weight",
-    _WORD: "one of its words is not among the 1-grams",
-    _PREFIX: "its first {prefix} words are not among the {prefix}-grams",
-    _POSITIVE: "its log probability is above 0",
-    _TOO_MANY: "more {n}-grams than \\data\\ announces",
-    _TWICE: "the word is there twice",
-}
+_ROWS = 1 << 16
 
 
 def read_arpa(path: Path) -> NgramLM:
-    """Read an ARPA file, plain, gzip, xz or bzip2; the path `-` is the standard input.
+    """Read an ARPA file, plain or compressed; `-` is standard input.
 
-    N-grams may come in any order within their section. A missing backoff weight is 0; <UNK> is <unk>; an
-    n-gram may be there without its suffix, as SRILM's cut-offs leave it, but not without its prefix. Memory
-    holds the model and some 40 bytes for each n-gram of one section. Raises LanguageModelError that names the
-    line.
+    N-grams of one order may come in any order. A missing backoff weight is 0; <UNK> is <unk>; an n-gram may
+    lack its suffix (SRILM's cut-offs), not its prefix. Memory holds the model and about 40 bytes for each
+    n-gram of one order. Raises LanguageModelError that names the line.
     """
-    reader = _Reader(path)
     try:
-        return reader.read()
+        return _Reader(path).read()
     except MemoryError:
         raise LanguageModelError(f"{path}: larger than the memory; prune the model") from None
 
 
-class _Section(NamedTuple):
-    """The n-grams of one order as they come from the file."""
-
-    keys: np.ndarray
-    """uint64, node of the n-gram without its last word << 32 | last word"""
-    log_probs: np.ndarray
-    """float32"""
-    backoffs: np.ndarray
-    """float32"""
-
-
-_Parser = Callable[[np.ndarray, int, int, np.ndarray], tuple[int, int, int]]
-"""Text, position, n-grams so far and `spans` to be filled -> new position, n-grams so far, trouble.
-
-`spans` is int64[rows, 4]: start and end of the log probability and of the backoff weight.
-"""
+class _Row(NamedTuple):
+    number: int
+    line: bytes
+    words: list[int]
+    log_prob: float
+    backoff: float
 
 
 class _Reader:
+    """Reads lines that are not blank: `line` is the current one, `number` its number."""
+
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self._blocks = read_blocks(path)
-        self._block, self._bytes = Block(1, np.zeros(0, np.uint8)), b""
-        self._position = self._at = 0  # where to read on, and where the line in question begins
+        self.path, self.number, self.line = path, 0, b""
+        lines = (line for _, block in read_blocks(path) for line in block[:-1].split(b"\n"))
+        self._lines = ((number, line) for number, line in enumerate(map(bytes.strip, lines), 1) if line)
 
     def read(self) -> NgramLM:
-        counts = self._counts()
-        vocabulary, unigrams = self._unigrams(counts[0])
+        counts = self._read_counts()
+        vocabulary, weights = self._read_unigrams(counts[0])
         builder = NgramBuilder((len(vocabulary), *counts[1:]))
-        builder.add(unigrams)
-        words = Words.of(vocabulary).table
+        numbers = np.arange(len(vocabulary), dtype=np.uint32)
+        builder.add(np.zeros_like(numbers), numbers, *weights.T)
+        ids = {**vocabulary.ids(), b"<UNK>": UNKNOWN}
         for n in range(2, len(counts) + 1):
-            builder.add(self._ngrams(n, words, builder, vocabulary))
+            self._expect(f"\\{n}-grams:")
+            self._add_ngrams(n, builder, ids)
         self._expect("\\end\\")
         return builder.finish(vocabulary)
 
-    def _counts(self) -> list[int]:
-        """What \\data\\ announces; text before it is skipped."""
-        while (line := self._line("\\data\\")) != "\\data\\":
+    def _read_counts(self) -> list[int]:
+        """Read the \\data\\ section; text before it is skipped."""
+        while self._advance() != b"\\data\\":
             pass
         counts: list[int] = []
-        while (line := self._line("\\1-grams:")) != "\\1-grams:":
-            match = re.fullmatch(r"ngram\s+(\d+)\s*=\s*(\d+)", line)
+        while self._advance() != b"\\1-grams:":
+            match = re.fullmatch(rb"ngram\s+(\d+)\s*=\s*(\d+)", self.line)
             if not match or int(match[1]) != len(counts) + 1:
-                raise self._error(
-                    f"expected 'ngram {len(counts) + 1}=...' or '\\1-grams:', found {_shown(line)}"
-                )
+                raise self._quote(f"expected 'ngram {len(counts) + 1}=...' or '\\1-grams:'")
             counts.append(int(match[2]))
         if not 1 <= len(counts) <= MAX_ORDER:
             raise self._error(f"a model of order {len(counts)}; 1 to {MAX_ORDER} can be read")
@@ -103,224 +98,143 @@ class _Reader:
             raise self._error(f"{sum(counts)} n-grams; {MAX_NODES} at most can be read")
         return counts
 
-    def _unigrams(self, count: int) -> tuple[Vocabulary, NgramTable]:
-        words = Words()
-        seen = np.zeros(count + len(SPECIAL), np.bool_)
-        section = _Section(np.empty(count, np.uint64), *np.empty((2, count), np.float32))
-
-        def parse(text: np.ndarray, position: int, filled: int, spans: np.ndarray) -> tuple[int, int, int]:
-            words.reserve(len(text) // 2 + 1, len(text))
-            position, words.count, filled, trouble = _parse_unigrams(
-                text, position, words.table, words.count, seen, section.keys, spans, filled
-            )
-            return position, filled, trouble
-
-        self._parse(parse, 1, section)
-        log_probs, backoffs = np.zeros((2, len(seen)), np.float32)
-        log_probs[section.keys], backoffs[section.keys] = section.log_probs, section.backoffs
+    def _read_unigrams(self, count: int) -> tuple[Vocabulary, np.ndarray]:
+        """Return the vocabulary, and log probability and backoff weight of each word, float32[words, 2]."""
+        special = {**Vocabulary.of([]).ids(), b"<UNK>": UNKNOWN}
+        ids = defaultdict(itertools.count(len(SPECIAL)).__next__, special)
+        weights: dict[int, tuple[float, float]] = {}
+        for row in self._rows(1, count, ids):
+            if row.words[0] in weights:
+                raise self._quote("the word is there twice")
+            weights[row.words[0]] = row.log_prob, row.backoff
         for word in (BEGIN, END):
-            if not seen[word]:
+            if word not in weights:
                 raise self._error(f"no 1-gram {SPECIAL[word]}; a model needs <s> and </s>")
-        if not seen[UNKNOWN]:
-            log_probs[UNKNOWN] = MISSING_UNKNOWN
-        vocabulary, ids = words.vocabulary()
-        numbers = np.arange(len(ids), dtype=np.uint32)
-        table = NgramTable(np.zeros_like(numbers), numbers, *np.zeros((2, len(ids)), np.float32))
-        table.log_probs[ids], table.backoffs[ids] = log_probs[: len(ids)], backoffs[: len(ids)]
-        return vocabulary, table
+        weights.setdefault(UNKNOWN, (MISSING_UNKNOWN, 0.0))
+        del ids[b"<UNK>"]
+        vocabulary = Vocabulary.of(ids)
+        return vocabulary, np.array([weights[ids[word]] for word in vocabulary.ids()], np.float32)
 
-    def _ngrams(self, n: int, words: WordTable, builder: NgramBuilder, vocabulary: Vocabulary) -> NgramTable:
-        self._expect(f"\\{n}-grams:")
-        count, lm = builder.counts[n - 1], builder.arrays
-        section = _Section(np.empty(count, np.uint64), *np.empty((2, count), np.float32))
-
-        def parse(text: np.ndarray, position: int, filled: int, spans: np.ndarray) -> tuple[int, int, int]:
-            return _parse_ngrams(text, position, n, words, lm, section.keys, spans, filled)
-
-        self._parse(parse, n, section)
-        keys, log_probs, backoffs = section
+    def _add_ngrams(self, n: int, builder: NgramBuilder, ids: Mapping[bytes, int]) -> None:
+        count, start = builder.counts[n - 1], 0
+        keys: np.ndarray = np.empty(count, np.uint64)  # parent node << 32 | last word
+        log_probs, backoffs = np.empty((2, count), np.float32)
+        section = self._rows(n, count, ids)
+        while rows := list(itertools.islice(section, _ROWS)):
+            part = slice(start, start := start + len(rows))
+            missing = _find_parents(builder.arrays, np.array([row.words for row in rows]), keys[part])
+            if missing >= 0:
+                self.number, self.line = rows[missing][:2]
+                raise self._quote(f"its first {n - 1} words are not among the {n - 1}-grams")
+            log_probs[part] = [row.log_prob for row in rows]
+            backoffs[part] = [row.backoff for row in rows]
         if not (keys[1:] > keys[:-1]).all():
             order = np.argsort(keys)
             keys, log_probs, backoffs = keys[order], log_probs[order], backoffs[order]
             if len(twice := np.flatnonzero(keys[1:] == keys[:-1])):
-                parent, word = divmod(int(keys[twice[0]]), 1 << 32)
-                known = lm._replace(first_children=lm.first_children[: builder.nodes(n - 2).stop + 1])
-                ids = [*spell(known, np.array([parent]), n - 1)[0].tolist(), word]
-                named = " ".join(vocabulary[id] for id in ids)
-                raise LanguageModelError(f"{self.path}: the {n}-gram {named!r} is there twice")
-        parents = (keys >> np.uint64(32)).astype(np.uint32)
-        return NgramTable(parents, keys.astype(np.uint32), log_probs, backoffs)
+                known = nodes_of_order(builder.counts, n - 2).stop + 1
+                lm = builder.arrays._replace(first_children=builder.arrays.first_children[:known])
+                node, word = divmod(int(keys[twice[0]]), 1 << 32)
+                names = [name.decode() for name in ids]
+                gram = " ".join(names[i] for i in (*_words_of(lm, np.array([node]), n - 1)[0], word))
+                raise LanguageModelError(f"{self.path}: the {n}-gram {gram!r} is there twice")
+        builder.add((keys >> np.uint64(32)).astype(np.uint32), keys.astype(np.uint32), log_probs, backoffs)
 
-    def _parse(self, parse: _Parser, n: int, section: _Section) -> None:
-        """Run `parse` over the lines of a section up to the next line that begins with a backslash."""
-        filled, count = 0, len(section.keys)
-        while self._more() and self._block.text[self._position] != _BACKSLASH:
-            text, before = self._block.text, filled
-            spans = np.empty((len(text) // 4 + 1, 4), np.int64)  # the shortest row is "0 a" and its line end
-            self._position, filled, trouble = parse(text, self._position, filled, spans)
-            self._read_numbers(spans[: filled - before], n, section, before)
-            if trouble:
-                raise self._trouble(trouble, n)
-        self._at = self._position
-        if filled < count:
-            raise self._error(f"only {filled} {n}-grams before this line, \\data\\ announces {count}")
+    def _rows(self, n: int, count: int, ids: Mapping[bytes, int]) -> Iterator[_Row]:
+        """Parse the rows of a section; `line` is then the one that follows it."""
+        read = 0
+        while not self._advance().startswith(b"\\"):
+            fields = self.line.split()
+            if not n < len(fields) <= n + 2:
+                raise self._quote(f"expected a log probability, {n} words, perhaps a backoff weight")
+            if read == count:
+                raise self._quote(f"more {n}-grams than \\data\\ announces")
+            try:
+                log_prob, backoff = float(fields[0]), float(fields[n + 1]) if n + 1 < len(fields) else 0.0
+            except ValueError:
+                log_prob = backoff = math.nan
+            if not (abs(log_prob) <= _LARGEST and abs(backoff) <= _LARGEST):
+                raise self._quote("a number is missing or malformed")
+            if log_prob > 0:
+                raise self._quote("its log probability is above 0")
+            try:
+                words = [ids[word] for word in fields[1 : n + 1]]
+            except KeyError:
+                raise self._quote("one of its words is not among the 1-grams") from None
+            yield _Row(self.number, self.line, words, log_prob, backoff)
+            read += 1
+        if read < count:
+            raise self._error(f"only {read} {n}-grams before this line, \\data\\ announces {count}")
 
-    def _read_numbers(self, spans: np.ndarray, n: int, section: _Section, filled: int) -> None:
-        """Read the numbers at `spans` into the rows of `section` from `filled` on."""
-        text = self._bytes
-        values = np.array([(_float(text[a:b]), _float(text[c:d] or b"0")) for a, b, c, d in spans.tolist()])
-        log_probs, backoffs = values.reshape(-1, 2).T
-        malformed = ~((np.abs(log_probs) <= _LARGEST) & (np.abs(backoffs) <= _LARGEST))
-        if len(wrong := np.flatnonzero(malformed | (log_probs > 0))):
-            self._position = int(spans[wrong[0], 0])
-            raise self._trouble(_NUMBER if malformed[wrong[0]] else _POSITIVE, n)
-        rows = slice(filled, filled + len(spans))
-        section.log_probs[rows], section.backoffs[rows] = log_probs, backoffs
-
-    def _trouble(self, trouble: int, n: int) -> LanguageModelError:
-        """An error about the line at the position."""
-        found = self._line("")
-        return self._error(f"{_TROUBLES[trouble].format(n=n, prefix=n - 1)}: {_shown(found)}")
-
-    def _more(self) -> bool:
-        """Go to the next block where this one is at its end; False at the end of the file."""
-        while self._position == len(self._block.text):
-            block = next(self._blocks, None)
-            if block is None:
-                return False
-            self._block, self._bytes, self._position = block, block.text.tobytes(), 0
-        return True
+    def _advance(self) -> bytes:
+        line = next(self._lines, None)
+        if line is None:
+            raise LanguageModelError(f"{self.path}: ends before '\\end\\'; not an ARPA file, or cut off")
+        self.number, self.line = line
+        return self.line
 
     def _expect(self, wanted: str) -> None:
-        if (line := self._line(wanted)) != wanted:
-            raise self._error(f"expected '{wanted}', found {_shown(line)}")
+        if self.line != wanted.encode():
+            raise self._quote(f"expected '{wanted}'")
 
-    def _line(self, wanted: str) -> str:
-        """The next line that is not empty, without white space around it."""
-        while self._more():
-            self._at, end = self._position, self._bytes.index(b"\n", self._position)
-            self._position = end + 1
-            if line := self._bytes[self._at : end].decode().strip():
-                return line
-        raise LanguageModelError(f"{self.path}: ends without '{wanted}'; not an ARPA file, or cut off")
+    def _quote(self, message: str) -> LanguageModelError:
+        quoted = repr(self.line.decode()[:80]).replace("\\\\", "\\")
+        return self._error(f"{message}: {quoted}")
 
     def _error(self, message: str) -> LanguageModelError:
-        return LanguageModelError(f"{self.path}:{line_of(self._block, self._at)[0]}: {message}")
-
-
-def _shown(line: str) -> str:
-    """A line of the file within a message; control characters as escapes."""
-    return repr(line[:80]).replace("\\\\", "\\")
-
-
-def _float(token: bytes) -> float:
-    """The number, nan if there is none."""
-    try:
-        return float(token)
-    except ValueError:
-        return math.nan
+        return LanguageModelError(f"{self.path}:{self.number}: {message}")
 
 
 @compiled
-def _token(text: np.ndarray, position: int) -> tuple[int, int]:
-    """Start and end of the next word of a line; equal where there is none."""
-    while text[position] != _NEWLINE and is_space(text[position]):
-        position += 1
-    start = position
-    while not is_space(text[position]):
-        position += 1
-    return start, position
+def _find_parents(lm: NgramArrays, ngrams: np.ndarray, keys: np.ndarray) -> int:
+    """Fill `keys` for the rows of `ngrams` (int64[rows, n]); return the first without its prefix, or -1."""
+    for i in range(len(ngrams)):
+        node = 0
+        for word in ngrams[i, :-1]:
+            node = find_child(lm, node, word)
+            if node < 0:
+                return i
+        keys[i] = np.uint64(node) << np.uint64(32) | np.uint64(ngrams[i, -1])
+    return -1
 
 
-@compiled
-def _skip_empty(text: np.ndarray, position: int) -> int:
-    while position < len(text) and is_space(text[position]):
-        position += 1
-    return position
+def write_arpa(lm: NgramLM, path: Path) -> None:
+    """Write an ARPA file, compressed if it ends in .gz, .xz or .bz2; numbers are exact in float32."""
+    with atomic_write(path, "wb") as raw, _compressed(raw, path.suffix) as file:
+        counts = "".join(f"ngram {n}={count}\n" for n, count in enumerate(lm.counts, 1))
+        file.write(f"\\data\\\n{counts}\n".encode())
+        names = list(lm.vocabulary)
+        for n in range(1, lm.order + 1):
+            file.write(f"\\{n}-grams:\n".encode())
+            nodes = nodes_of_order(lm.counts, n)
+            for start in range(nodes.start, nodes.stop, _ROWS):
+                file.write(_format_rows(lm, n, slice(start, min(start + _ROWS, nodes.stop)), names).encode())
+            file.write(b"\n")
+        file.write(b"\\end\\\n")
 
 
-@compiled
-def _end_of_row(text: np.ndarray, position: int, span: np.ndarray) -> tuple[int, int]:
-    """Put the span of the backoff weight, empty if there is none, into `span`; returns line end, trouble."""
-    span[2], span[3] = _token(text, position)
-    end = _token(text, span[3])[0]
-    return end, _FINE if text[end] == _NEWLINE else _FIELDS
+def _compressed(file: IO[bytes], suffix: str) -> Any:
+    if suffix == ".gz":
+        return gzip.GzipFile("", "wb", 6, file, mtime=0)  # neither name nor time, for reproducible bytes
+    if suffix == ".xz":
+        return lzma.open(file, "wb")
+    return bz2.open(file, "wb") if suffix == ".bz2" else nullcontext(file)
 
 
-@compiled
-def _parse_unigrams(
-    text: np.ndarray,
-    position: int,
-    table: WordTable,
-    words: int,
-    seen: np.ndarray,
-    keys: np.ndarray,
-    spans: np.ndarray,
-    filled: int,
-) -> tuple[int, int, int, int]:
-    """Returns the new position, number of words in the table, number of unigrams, and the trouble."""
-    row = 0
-    position = _skip_empty(text, position)
-    while position < len(text) and text[position] != _BACKSLASH:
-        spans[row, 0], spans[row, 1] = _token(text, position)
-        start, end = _token(text, spans[row, 1])
-        if start == end:
-            return position, words, filled, _FIELDS
-        stop, trouble = _end_of_row(text, end, spans[row])
-        if trouble == _FINE and filled == len(keys):
-            trouble = _TOO_MANY
-        if trouble:
-            return position, words, filled, trouble
-        if is_unknown(text, start, end):
-            word = UNKNOWN
-        else:
-            words = add_word(table, words, text, start, end)
-            word = find_word(table, text, start, end)
-        if seen[word]:
-            return position, words, filled, _TWICE
-        seen[word], keys[filled] = True, word
-        row += 1
-        filled += 1
-        position = _skip_empty(text, stop)
-    return position, words, filled, _FINE
+def _format_rows(lm: NgramLM, n: int, nodes: slice, names: list[str]) -> str:
+    words = _words_of(lm.arrays, np.arange(nodes.start, nodes.stop), n)
+    columns = [lm.arrays.log_probs[nodes].astype(str).tolist()]
+    columns.append([" ".join(names[word] for word in row) for row in words.tolist()])
+    if n < lm.order:
+        columns.append(lm.arrays.backoffs[nodes].astype(str).tolist())
+    return "\n".join(map("\t".join, zip(*columns, strict=True))) + "\n"
 
 
-@compiled
-def _parse_ngrams(
-    text: np.ndarray,
-    position: int,
-    n: int,
-    table: WordTable,
-    lm: NgramArrays,
-    keys: np.ndarray,
-    spans: np.ndarray,
-    filled: int,
-) -> tuple[int, int, int]:
-    """Returns the new position, number of n-grams, and the trouble."""
-    row = 0
-    position = _skip_empty(text, position)
-    while position < len(text) and text[position] != _BACKSLASH:
-        spans[row, 0], spans[row, 1] = _token(text, position)
-        end = spans[row, 1]
-        node, word = 0, 0
-        for i in range(n):
-            start, end = _token(text, end)
-            if start == end:
-                return position, filled, _FIELDS
-            if i > 0:
-                node = find_child(lm, node, word)
-                if node < 0:
-                    return position, filled, _PREFIX
-            word = UNKNOWN if is_unknown(text, start, end) else find_word(table, text, start, end)
-            if word < 0:
-                return position, filled, _WORD
-        stop, trouble = _end_of_row(text, end, spans[row])
-        if trouble == _FINE and filled == len(keys):
-            trouble = _TOO_MANY
-        if trouble:
-            return position, filled, trouble
-        keys[filled] = np.uint64(node) << np.uint64(32) | np.uint64(word)
-        row += 1
-        filled += 1
-        position = _skip_empty(text, stop)
-    return position, filled, _FINE
+def _words_of(lm: NgramArrays, nodes: np.ndarray, n: int) -> np.ndarray:
+    """Return the word ids of n-grams of order n: uint32[len(nodes), n]."""
+    nodes = nodes.astype(np.uint32)
+    words = np.empty((len(nodes), n), np.uint32)
+    for column in range(n - 1, -1, -1):
+        words[:, column] = lm.words[nodes]
+        nodes = np.searchsorted(lm.first_children, nodes, side="right").astype(np.uint32) - np.uint32(1)
+    return words

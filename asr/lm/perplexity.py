@@ -1,6 +1,7 @@
-"""How well a language model foresees a text."""
+"""Perplexity of a language model on texts."""
 
 import json
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,16 +10,16 @@ import numpy as np
 
 from asr.errors import LanguageModelError
 from asr.kernel import compiled
-from asr.lm.ngram import NgramArrays, NgramLM, score_word
-from asr.lm.reading import read_blocks, refuse_special
-from asr.lm.vocabulary import BEGIN, UNKNOWN
-from asr.lm.words import Words, encode
+from asr.lm.ngram import BEGIN, UNKNOWN, NgramArrays, NgramLM, score_word
+from asr.lm.text import encode
 
 
 @dataclass(frozen=True)
 class Perplexity:
-    """Numbers of sentences, words and unknown words; log10 probability of all words and </s>, and of the
-    unknown words alone. The end of each sentence counts as a word that is foreseen."""
+    """Counts of sentences, words and unknown words, and total log10 probabilities.
+
+    `log_prob` is of all words and </s>, `unknown_log_prob` of the unknown words only.
+    """
 
     sentences: int
     words: int
@@ -28,26 +29,26 @@ class Perplexity:
 
     @property
     def perplexity(self) -> float:
-        """With unknown words, which are scored as <unk>."""
+        """Perplexity with unknown words scored as <unk>; </s> counts as a word."""
         return _power_of_ten(-self.log_prob / (self.words + self.sentences))
 
     @property
     def known_perplexity(self) -> float:
-        """Without unknown words; they only stand in the contexts of others."""
-        foreseen = self.words + self.sentences - self.unknown
-        return _power_of_ten(-(self.log_prob - self.unknown_log_prob) / foreseen)
+        """Perplexity without unknown words, which remain in the contexts of others."""
+        known = self.words + self.sentences - self.unknown
+        return _power_of_ten(-(self.log_prob - self.unknown_log_prob) / known)
 
     @property
     def unknown_rate(self) -> float:
-        """Share of the words that the model lacks; nan without words."""
+        """Share of unknown words; nan without words."""
         return self.unknown / self.words if self.words else float("nan")
 
     def to_json(self) -> str:
-        """All of it as one JSON object."""
-        rate = self.unknown_rate if self.words else None
-        values = {"perplexity": self.perplexity, "known_perplexity": self.known_perplexity}
-        derived = {name: value if np.isfinite(value) else None for name, value in values.items()}
-        return json.dumps({**asdict(self), "unknown_rate": rate, **derived})
+        """Format as one JSON object; values that are not finite become null."""
+        names = ("perplexity", "known_perplexity", "unknown_rate")
+        derived = {name: getattr(self, name) for name in names}
+        finite = {name: value if np.isfinite(value) else None for name, value in derived.items()}
+        return json.dumps({**asdict(self), **finite})
 
 
 def _power_of_ten(exponent: float) -> float:
@@ -56,18 +57,15 @@ def _power_of_ten(exponent: float) -> float:
 
 
 def perplexity(lm: NgramLM, paths: Iterable[Path]) -> Perplexity:
-    """Score texts, plain or compressed, one sentence a line; `-` is the standard input.
+    """Score texts, plain or compressed, one sentence per line; `-` is standard input.
 
-    Raises LanguageModelError if they are missing, empty, or hold a special word.
+    Raises LanguageModelError if they are missing, empty, or contain a special word.
     """
-    table, begin = Words.of(lm.vocabulary), lm.begin_state
+    words = defaultdict(lambda: UNKNOWN, lm.vocabulary.ids())
     counts, log_probs = np.zeros(3, np.int64), np.zeros(2)
     for path in paths:
-        for block in read_blocks(path):
-            ids = np.empty(2 * len(block.text), np.uint32)
-            _, used, special = encode(table.table, table.count, block.text, False, ids)
-            refuse_special(path, block, special)
-            _score(lm.arrays, begin, ids[:used], counts, log_probs)
+        for ids in encode(path, words):
+            _score(lm.arrays, lm.begin_state, ids, counts, log_probs)
     sentences, tokens, unknown = counts.tolist()
     if not sentences:
         raise LanguageModelError("the text is empty; nothing to score")
@@ -76,7 +74,7 @@ def perplexity(lm: NgramLM, paths: Iterable[Path]) -> Perplexity:
 
 @compiled
 def _score(lm: NgramArrays, begin: int, ids: np.ndarray, counts: np.ndarray, log_probs: np.ndarray) -> None:
-    """Add up sentences, tokens (</s> is one), unknown words; log probabilities of all, of the unknown."""
+    """Add to the counts (sentences, words with </s>, unknown) and log probabilities (all, unknown)."""
     state = begin
     for word in ids:
         if word == BEGIN:

@@ -19,7 +19,7 @@ import numpy as np
 from asr import manifest
 from asr.console import exit_code
 from asr.files import atomic_write
-from asr.lm.reading import read_blocks
+from asr.lm.text import read_lines
 from asr.manifest import Utterance
 
 LENGTH = 8
@@ -78,7 +78,7 @@ def _check_text(held_out: Sequence[Utterance], text: Path, clean: Path | None) -
     def kept() -> Iterator[str]:
         nonlocal count
         before: list[str] = []
-        lines = _lines(text)
+        lines = read_lines(text)
         while block := list(islice(lines, _LINES)):
             marks = sequences.mark([before, *(line.split() for line in block)])[1:]
             count += len(block)
@@ -99,11 +99,6 @@ def _check_text(held_out: Sequence[Utterance], text: Path, clean: Path | None) -
     for line in dropped[:5]:
         print("   ", line[:100])
     return len(dropped)
-
-
-def _lines(path: Path) -> Iterator[str]:
-    for block in read_blocks(path):
-        yield from block.text.tobytes().decode().splitlines()
 
 
 class Sequences:

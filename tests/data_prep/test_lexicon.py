@@ -23,8 +23,8 @@ from asr.data_prep.lexicon import (
 )
 from asr.decoding.lexicon import read_lexicon
 from asr.errors import AsrError, LanguageModelError, PrepareError
-from asr.lm.train import LmOptions
-from asr.lm.train import train as train_lm
+from asr.lm.estimate import LmOptions
+from asr.lm.estimate import train as train_lm
 from asr.text import Tokenizer
 
 Output = pytest.CaptureFixture[str]

@@ -8,8 +8,7 @@ import numpy as np
 
 from asr.decoding.beam import BeamOptions
 from asr.decoding.lexicon import Lexicon
-from asr.lm.ngram import NgramLM, NgramTable
-from asr.lm.vocabulary import SPECIAL, UNKNOWN, Vocabulary
+from asr.lm.ngram import SPECIAL, UNKNOWN, NgramBuilder, NgramLM, Vocabulary
 from asr.text import Tokenizer
 
 Words = tuple[str, ...]
@@ -81,17 +80,17 @@ def random_lm(words: Sequence[str], rng: np.random.Generator) -> NgramLM:
     vocabulary = Vocabulary.of(words)
     size = len(vocabulary)
     pairs = [(a, b) for a in range(size) for b in range(size) if rng.random() < 0.5]
-    unigrams = NgramTable(
+    builder = NgramBuilder([size, len(pairs)])
+    builder.add(
         np.zeros(size, np.uint32),
         np.arange(size, dtype=np.uint32),
         -3 * rng.random(size).astype(np.float32),
         -rng.random(size).astype(np.float32),
     )
-    bigrams = NgramTable(
+    builder.add(
         np.array([1 + a for a, _ in pairs], np.uint32),
         np.array([b for _, b in pairs], np.uint32),
         -3 * rng.random(len(pairs)).astype(np.float32),
-        np.zeros(len(pairs), np.float32),
     )
-    assert vocabulary.words()[: len(SPECIAL)] == list(SPECIAL)
-    return NgramLM.build(vocabulary, [unigrams, bigrams])
+    assert list(vocabulary)[: len(SPECIAL)] == list(SPECIAL)
+    return builder.finish(vocabulary)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from asr.decoding.lexicon import Lexicon, read_lexicon, spell
 from asr.decoding.trie import ROOT, Trie, build_trie, find_child
 from asr.errors import AsrError
-from asr.lm.vocabulary import Vocabulary
+from asr.lm.ngram import Vocabulary
 from asr.text import Tokenizer
 
 PHONES = Tokenizer(("AH", "B", "T"))

@@ -8,7 +8,7 @@ import pytest
 from asr.decoding.beam import BeamDecoder, BeamOptions
 from asr.decoding.lexicon import spell
 from asr.lm.arpa import read_arpa
-from asr.lm.vocabulary import Vocabulary
+from asr.lm.ngram import Vocabulary
 from asr.text import Tokenizer
 from benchmarks.decoders import Flashlight
 

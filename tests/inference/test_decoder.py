@@ -16,7 +16,7 @@ from asr.decoding.hotwords import Hotword
 from asr.errors import AsrError, BundleError, DecodingError, LanguageModelError, TextError
 from asr.inference.decoder import DecodingOptions
 from asr.inference.transcriber import load_model
-from asr.lm.train import LmOptions, train
+from asr.lm.estimate import LmOptions, train
 from asr.model.bundle import LM, read_config, write_config
 from asr.scoring.tune import Development, Tuning, cross_tune, tune_bundle
 from tests.standin import FRAME, speak, write_bundle

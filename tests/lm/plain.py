@@ -1,10 +1,12 @@
-"""N-gram models as plain dicts: slow, and plainly right."""
+"""Reference n-gram models as plain dicts, slow and obviously right."""
 
 import lzma
 import math
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
+
+import numpy as np
 
 from asr.lm.ngram import NgramLM
 
@@ -16,20 +18,16 @@ Model = dict[Ngram, tuple[float, float]]
 
 
 def of_arpa(path: Path) -> Model:
-    """The n-grams of an ARPA file."""
+    """Read an ARPA file."""
     data = path.read_bytes()
     text = (lzma.decompress(data) if path.suffix == ".xz" else data).decode()
-    model: Model = {}
-    for line in text.split("\n"):
-        fields = line.split("\t")
-        if len(fields) > 1:
-            model[tuple(fields[1].split(" "))] = float(fields[0]), float(fields[2]) if fields[2:] else 0.0
-    return model
+    rows = (line.split("\t") for line in text.split("\n") if "\t" in line)
+    return {tuple(gram.split(" ")): (float(prob), float(*rest or [0])) for prob, gram, *rest in rows}
 
 
 def of_lm(lm: NgramLM) -> Model:
-    """The n-grams of a model, from its arrays."""
-    words, arrays = lm.words(), lm.arrays
+    """Convert the arrays of a model."""
+    words, arrays = list(lm.vocabulary), lm.arrays
     names: list[Ngram] = [()]
     for parent, (first, last) in enumerate(pairwise(arrays.first_children.tolist())):
         assert first == len(names)
@@ -40,7 +38,7 @@ def of_lm(lm: NgramLM) -> Model:
 
 
 def score(model: Model, context: Ngram, word: str) -> float:
-    """log10 P(word | context) by the definition of backing off."""
+    """Compute log10 P(word | context) by the definition of backing off."""
     if (*context, word) in model:
         return model[(*context, word)][0]
     if not context:
@@ -49,15 +47,22 @@ def score(model: Model, context: Ngram, word: str) -> float:
 
 
 def score_sentence(model: Model, words: Sequence[str]) -> float:
-    """log10 P(words </s>)."""
+    """Compute log10 P(words </s>)."""
     order = max(map(len, model))
     known = ["<s>", *(word if (word,) in model else "<unk>" for word in words), "</s>"]
     return sum(score(model, tuple(known[max(0, i - order + 1) : i]), known[i]) for i in range(1, len(known)))
 
 
 def sums(model: Model) -> Iterator[tuple[Ngram, float]]:
-    """Of each context the sum of the probabilities of all words; it should be one."""
+    """Yield each context and the sum of the probabilities of all words, which should be one."""
     words = [ngram[0] for ngram in model if len(ngram) == 1 and ngram != ("<s>",)]
     order = max(map(len, model))
     for context in [(), *(ngram for ngram in model if len(ngram) < order and ngram[-1] != "</s>")]:
         yield context, math.fsum(10 ** score(model, context, word) for word in words)
+
+
+def assert_same_arrays(a: NgramLM, b: NgramLM) -> None:
+    """Compare all arrays of two models for equality."""
+    for name, ours, theirs in zip(a.arrays._fields, a.arrays, b.arrays, strict=True):
+        np.testing.assert_array_equal(ours, theirs, err_msg=name)
+        assert ours.dtype == theirs.dtype

@@ -1,4 +1,4 @@
-"""`asr lm`, as it is typed."""
+"""The commands of `asr lm`."""
 
 import json
 import subprocess
@@ -16,11 +16,9 @@ from tests.lm.plain import FIXTURES
 Output = pytest.CaptureFixture[str]
 
 TINY = str(FIXTURES / "tiny.txt")
-FOREIGN = "not a language model; make one with asr lm train or asr lm import"
 
 
 def run(*arguments: str | Path) -> int:
-    """`asr lm ...`."""
     return main(["lm", *map(str, arguments)])
 
 
@@ -52,41 +50,33 @@ def test_pack(lm: Path, tmp_path: Path, capsys: Output) -> None:
     assert run("pack", lm, "--out", out) == 0
     assert capsys.readouterr().out.startswith("11 words, 18 2-grams, 20 3-grams: ")
     assert run("score", out, TINY) == run("score", lm, TINY) == 0
-    packed, plain_ = capsys.readouterr().out.split("6 sentences")[1:]
-    assert packed == plain_  # so few weights need no rounding
+    packed, unpacked = capsys.readouterr().out.split("6 sentences")[1:]
+    assert packed == unpacked  # so few weights need no rounding
     assert run("pack", out, "--out", tmp_path / "pruned.bin", "--entropy", "0.01") == 0
     assert "18 2-grams" not in capsys.readouterr().out
     assert run("pack", lm, "--out", out, "--entropy", "-1") == 1
-    assert "entropy threshold -1.0: must be 0 or more" in capsys.readouterr().err
+    assert "entropy threshold -1.0" in capsys.readouterr().err
 
 
-def test_train_says_where_discounts_are_the_usual_ones(tmp_path: Path, capsys: Output) -> None:
+def test_train_reports_fallback_discounts(tmp_path: Path, capsys: Output) -> None:
     (tmp_path / "text").write_text("a b\n")
     assert run("train", tmp_path / "text", "--out", tmp_path / "lm.bin", "--order", "2") == 0
-    note = "discounts 0.5000, 1.0000, 1.5000 (the usual ones: the text is too small or too regular to tell)"
-    assert capsys.readouterr().out.splitlines() == [
-        "5 words, 3 2-grams", f"  1-grams: 5 of 5, {note}", f"  2-grams: 3 of 3, {note}"
-    ]  # fmt: skip
+    assert capsys.readouterr().out.count("discounts 0.5000, 1.0000, 1.5000 (the usual ones") == 2
 
 
-def test_train_with_all_options(tmp_path: Path, capsys: Output) -> None:
+def test_train_with_all_options(tmp_path: Path) -> None:
     out = tmp_path / "lm.bin"
     assert run("train", TINY, "--out", out, "--vocab", "3", "--temp", tmp_path) == 0
-    assert NgramLM.load(out).words()[3:] == ["cat", "sat", "the"]
+    assert list(NgramLM.load(out).vocabulary)[3:] == ["cat", "sat", "the"]
     (tmp_path / "words").write_text("dog cat\n")
     assert run("train", TINY, TINY, "--out", out, "--vocab", tmp_path / "words", "--order", "2") == 0
-    assert NgramLM.load(out).words()[3:] == ["cat", "dog"]
+    assert list(NgramLM.load(out).vocabulary)[3:] == ["cat", "dog"]
     assert run("train", TINY, "--out", out, "--entropy", "1") == 0
     assert NgramLM.load(out).counts == (11, 0, 0)
     assert {path.name for path in tmp_path.iterdir()} == {"lm.bin", "words"}
 
 
-def test_the_same_text_gives_the_same_bytes(lm: Path, tmp_path: Path) -> None:
-    assert run("train", TINY, "--out", tmp_path / "again.bin") == 0
-    assert (tmp_path / "again.bin").read_bytes() == lm.read_bytes()
-
-
-def test_text_through_a_pipe(lm: Path, tmp_path: Path) -> None:
+def test_training_is_reproducible_and_reads_a_pipe(lm: Path, tmp_path: Path) -> None:
     out = tmp_path / "piped.bin"
     command = [sys.executable, "-m", "asr.cli", "lm", "train", "-", "--out", str(out)]
     subprocess.run(command, input=Path(TINY).read_bytes(), check=True, capture_output=True)
@@ -105,65 +95,62 @@ def test_score(lm: Path, tmp_path: Path, capsys: Output) -> None:
     (tmp_path / "text").write_text("the cat sat\nthe bird\n")
     assert run("score", lm, tmp_path / "text") == 0
     head, with_unknown, without = capsys.readouterr().out.splitlines()
-    assert head == "2 sentences, 5 words, 1 of them unknown (20.00 %)"
+    assert head.startswith("2 sentences, 5 words, 1 ") and "20.00 %" in head
     model = plain.of_lm(NgramLM.load(lm))
     total = sum(plain.score_sentence(model, text.split()) for text in ("the cat sat", "the bird"))
-    assert with_unknown == f"perplexity with unknown words    {10 ** (-total / 7):.2f}"
+    assert with_unknown.endswith(f" {10 ** (-total / 7):.2f}")
     known = total - plain.score(model, ("<s>", "the"), "bird")
-    assert without == f"perplexity without unknown words {10 ** (-known / 6):.2f}"
+    assert without.endswith(f" {10 ** (-known / 6):.2f}")
     assert run("score", lm, tmp_path / "text", "--json") == 0
     assert json.loads(capsys.readouterr().out)["unknown_rate"] == 0.2
-
-
-def test_score_notices_another_case(lm: Path, tmp_path: Path, capsys: Output) -> None:
     (tmp_path / "text").write_text("THE CAT\n")
     assert run("score", lm, tmp_path / "text") == 0
-    last = capsys.readouterr().out.splitlines()[-1]
-    assert last == "the model knows none of these words; do they differ in case?"
+    assert "do they differ in case?" in capsys.readouterr().out.splitlines()[-1]
 
 
 @pytest.mark.parametrize(
-    ("arguments", "complaint"),
+    ("arguments", "cause"),
     [
-        (["train", TINY], "the following arguments are required: --out"),
-        (["train", "--out", "x"], "the following arguments are required: TEXT"),
+        (["train", TINY], "required: --out"),
+        (["train", "--out", "x"], "required: TEXT"),
         (["train", TINY, "--out", "x", "--order", "6"], "argument --order: invalid choice: 6"),
         (["train", TINY, "--out", "x", "--prune", "a"], "argument --prune: invalid int value: 'a'"),
-        (["import", "x"], "the following arguments are required: --out"),
-        (["score", "x"], "the following arguments are required: TEXT"),
-        ([], "the following arguments are required: COMMAND"),
+        (["import", "x"], "required: --out"),
+        (["score", "x"], "required: TEXT"),
+        ([], "required: COMMAND"),
     ],
 )
-def test_wrong_usage(arguments: list[str], complaint: str, capsys: Output) -> None:
+def test_wrong_usage(arguments: list[str], cause: str, capsys: Output) -> None:
     with pytest.raises(SystemExit) as leaving:
         run(*arguments)
     assert leaving.value.code == 2
-    assert complaint in capsys.readouterr().err
+    assert cause in capsys.readouterr().err
 
 
 TRAIN = ["train", TINY, "--out", "{}/x"]
-ABSENT = "{}/no: No such file or directory"
 
 
 @pytest.mark.parametrize(
-    ("arguments", "complaint"),
+    ("arguments", "cause"),
     [
-        ([*TRAIN, "--vocab", "0"], "vocabulary of 0 words: must be 1 or more"),
-        ([*TRAIN, "--vocab", "{}/no"], ABSENT),
-        ([*TRAIN, "--entropy", "-1"], "entropy threshold -1.0: must be 0 or more; 1e-8 is usual"),
-        ([*TRAIN, "--prune", "1", "0"], "cut-offs 1 0: must be 0 or more and must not fall with the order"),
-        ([*TRAIN, "--prune", "0", "0", "1", "1"], "cut-offs 0 0 1 1: 4 of them for a model of order 3"),
-        (["train", TINY, "--out", "{}"], "{}: is a folder; name a file"),
-        (["train", "{}/no", "--out", "{}/x"], ABSENT),
-        (["import", TINY, "--out", "{}/x"], f"{TINY}: ends without '\\data\\'; not an ARPA file, or cut off"),
-        (["export", TINY, "--out", "{}/x"], f"{TINY}: {FOREIGN}"),
-        (["score", TINY, TINY], f"{TINY}: {FOREIGN}"),
-        (["score", "{}/no", TINY], ABSENT),
+        ([*TRAIN, "--vocab", "0"], "vocabulary of 0 words"),
+        ([*TRAIN, "--vocab", "{}/no"], "{}/no: No such file or directory"),
+        ([*TRAIN, "--entropy", "-1"], "entropy threshold -1.0"),
+        ([*TRAIN, "--prune", "1", "0"], "cut-offs 1 0"),
+        ([*TRAIN, "--prune", "0", "0", "1", "1"], "cut-offs 0 0 1 1"),
+        (["train", TINY, "--out", "{}"], "{}: is a folder"),
+        (["train", "{}/no", "--out", "{}/x"], "{}/no: No such file or directory"),
+        (["import", TINY, "--out", "{}/x"], f"{TINY}: ends before"),
+        (["export", TINY, "--out", "{}/x"], f"{TINY}: not a language model"),
+        (["score", TINY, TINY], f"{TINY}: not a language model"),
+        (["score", "{}/no", TINY], "{}/no: No such file or directory"),
     ],
 )
-def test_errors_are_one_line(tmp_path: Path, arguments: list[str], complaint: str, capsys: Output) -> None:
+def test_errors_are_one_line(tmp_path: Path, arguments: list[str], cause: str, capsys: Output) -> None:
     assert run(*(argument.format(tmp_path) for argument in arguments)) == 1
-    assert capsys.readouterr() == ("", f"asr: {complaint.format(tmp_path)}\n")
+    printed = capsys.readouterr()
+    assert printed.out == "" and printed.err.count("\n") == 1
+    assert printed.err.startswith(f"asr: {cause.format(tmp_path)}")
     assert list(tmp_path.iterdir()) == []
 
 
