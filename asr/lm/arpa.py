@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any
 
 import numpy as np
 
@@ -53,12 +53,8 @@ def read_arpa(path: Path) -> NgramLM:
         raise LanguageModelError(f"{path}: larger than the memory; prune the model") from None
 
 
-class _Row(NamedTuple):
-    number: int
-    line: bytes
-    words: list[int]
-    log_prob: float
-    backoff: float
+_Row = tuple[list[int], float, float, int, bytes]
+"""Word ids, log probability, backoff weight, and the number and text of the line."""
 
 
 class _Reader:
@@ -66,8 +62,13 @@ class _Reader:
 
     def __init__(self, path: Path) -> None:
         self.path, self.number, self.line = path, 0, b""
-        lines = (line for _, block in read_blocks(path) for line in block[:-1].split(b"\n"))
-        self._lines = ((number, line) for number, line in enumerate(map(bytes.strip, lines), 1) if line)
+        blocks = ((first, block.split(b"\n")) for first, block in read_blocks(path))
+        self._lines = (
+            (number, stripped)
+            for first, lines in blocks
+            for number, line in enumerate(lines, first)
+            if (stripped := line.strip())
+        )
 
     def read(self) -> NgramLM:
         counts = self._read_counts()
@@ -103,10 +104,10 @@ class _Reader:
         special = {**Vocabulary.of([]).ids(), b"<UNK>": UNKNOWN}
         ids = defaultdict(itertools.count(len(SPECIAL)).__next__, special)
         weights: dict[int, tuple[float, float]] = {}
-        for row in self._rows(1, count, ids):
-            if row.words[0] in weights:
+        for (word,), log_prob, backoff, *_ in self._rows(1, count, ids):
+            if word in weights:
                 raise self._quote("the word is there twice")
-            weights[row.words[0]] = row.log_prob, row.backoff
+            weights[word] = log_prob, backoff
         for word in (BEGIN, END):
             if word not in weights:
                 raise self._error(f"no 1-gram {SPECIAL[word]}; a model needs <s> and </s>")
@@ -120,14 +121,24 @@ class _Reader:
         keys: np.ndarray = np.empty(count, np.uint64)  # parent node << 32 | last word
         log_probs, backoffs = np.empty((2, count), np.float32)
         section = self._rows(n, count, ids)
-        while rows := list(itertools.islice(section, _ROWS)):
-            part = slice(start, start := start + len(rows))
-            missing = _find_parents(builder.arrays, np.array([row.words for row in rows]), keys[part])
+        while start < count:
+            ngrams: list[int] = []
+            weights: list[float] = []
+            lines: list[bytes] = []
+            numbers: list[int] = []
+            # Flat lists: many small containers would keep the garbage collector busy.
+            for words, log_prob, backoff, number, line in itertools.islice(section, _ROWS):
+                ngrams += words
+                weights += (log_prob, backoff)
+                lines.append(line)
+                numbers.append(number)
+            part = slice(start, start := start + len(lines))
+            missing = _find_parents(builder.arrays, np.array(ngrams).reshape(-1, n), keys[part])
             if missing >= 0:
-                self.number, self.line = rows[missing][:2]
+                self.number, self.line = numbers[missing], lines[missing]
                 raise self._quote(f"its first {n - 1} words are not among the {n - 1}-grams")
-            log_probs[part] = [row.log_prob for row in rows]
-            backoffs[part] = [row.backoff for row in rows]
+            log_probs[part], backoffs[part] = weights[::2], weights[1::2]
+        next(section, None)
         if not (keys[1:] > keys[:-1]).all():
             order = np.argsort(keys)
             keys, log_probs, backoffs = keys[order], log_probs[order], backoffs[order]
@@ -143,8 +154,11 @@ class _Reader:
     def _rows(self, n: int, count: int, ids: Mapping[bytes, int]) -> Iterator[_Row]:
         """Parse the rows of a section; `line` is then the one that follows it."""
         read = 0
-        while not self._advance().startswith(b"\\"):
-            fields = self.line.split()
+        for number, line in self._lines:
+            self.number, self.line = number, line
+            if line.startswith(b"\\"):
+                break
+            fields = line.split()
             if not n < len(fields) <= n + 2:
                 raise self._quote(f"expected a log probability, {n} words, perhaps a backoff weight")
             if read == count:
@@ -153,29 +167,33 @@ class _Reader:
                 log_prob, backoff = float(fields[0]), float(fields[n + 1]) if n + 1 < len(fields) else 0.0
             except ValueError:
                 log_prob = backoff = math.nan
-            if not (abs(log_prob) <= _LARGEST and abs(backoff) <= _LARGEST):
-                raise self._quote("a number is missing or malformed")
-            if log_prob > 0:
-                raise self._quote("its log probability is above 0")
+            if not (-_LARGEST <= log_prob <= 0 and -_LARGEST <= backoff <= _LARGEST):
+                positive = 0 < log_prob <= _LARGEST
+                raise self._quote(
+                    "its log probability is above 0" if positive else "a number is missing or malformed"
+                )
             try:
-                words = [ids[word] for word in fields[1 : n + 1]]
+                words = [*map(ids.__getitem__, fields[1 : n + 1])]
             except KeyError:
                 raise self._quote("one of its words is not among the 1-grams") from None
-            yield _Row(self.number, self.line, words, log_prob, backoff)
+            yield words, log_prob, backoff, number, line
             read += 1
+        else:
+            raise self._cut_off()
         if read < count:
             raise self._error(f"only {read} {n}-grams before this line, \\data\\ announces {count}")
 
     def _advance(self) -> bytes:
-        line = next(self._lines, None)
-        if line is None:
-            raise LanguageModelError(f"{self.path}: ends before '\\end\\'; not an ARPA file, or cut off")
-        self.number, self.line = line
-        return self.line
+        for self.number, self.line in self._lines:  # noqa: B020
+            return self.line
+        raise self._cut_off()
 
     def _expect(self, wanted: str) -> None:
         if self.line != wanted.encode():
             raise self._quote(f"expected '{wanted}'")
+
+    def _cut_off(self) -> LanguageModelError:
+        return LanguageModelError(f"{self.path}: ends before '\\end\\'; not an ARPA file, or cut off")
 
     def _quote(self, message: str) -> LanguageModelError:
         quoted = repr(self.line.decode()[:80]).replace("\\\\", "\\")
