@@ -14,8 +14,7 @@ from asr.frames import FrameGrid
 from asr.manifest import Utterance
 from asr.model.acoustic import AcousticModel
 from asr.scoring import wer
-from asr.scoring.conditions import Condition
-from asr.scoring.noise import mix
+from asr.scoring.conditions import Condition, mix
 from asr.text import Tokenizer
 from asr.training.augment import change_tempo
 
