@@ -90,7 +90,10 @@ def tune(options: argparse.Namespace) -> int:
     from asr.scoring import report, tune
 
     tuned = tune.tune_bundle(
-        options.model, manifests(options.manifests), decoding_of(options), options.threads
+        options.model,
+        manifests(options.manifests),
+        decoding_of(options),
+        tune.TuneOptions(threads=options.threads),
     )
     for lm_weight, word_bonus, errors in tuned.tuning.trials:
         print(f"language model weight {lm_weight:.2f}, word bonus {word_bonus:.2f}: {errors} word errors")

@@ -10,8 +10,8 @@ from asr.console import check_output, open_output
 from asr.errors import UsageError
 
 if TYPE_CHECKING:
-    from asr.scoring.conditions import Condition
-    from asr.scoring.robustness import Robustness
+    from asr.scoring.conditions import Condition, Robustness
+    from asr.scoring.evaluate import EvaluateOptions
 
 _MOST_DECIBELS = 100.0
 _SLOWEST, _FASTEST = 0.5, 2.0
@@ -68,10 +68,11 @@ def add_compare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
 
 def evaluate(options: argparse.Namespace) -> int:
     """`asr evaluate MODEL MANIFEST...`."""
-    if options.noise is not None and not options.snr:
-        raise UsageError("--noise says what the noise is; give --snr for how loud")
+    from asr.scoring.evaluate import EvaluateOptions
+
+    asked = EvaluateOptions(tuple(options.snr), options.noise, tuple(options.tempo), options.seed)
     if options.snr or options.tempo:
-        return _evaluate_conditions(options)
+        return _evaluate_conditions(options, asked)
     if options.plot:
         raise UsageError("--plot draws word error rates against conditions; give --snr or --tempo")
     from asr.inference.transcriber import load_model
@@ -91,29 +92,17 @@ def evaluate(options: argparse.Namespace) -> int:
     return 1 if result.problems else 0
 
 
-def _evaluate_conditions(options: argparse.Namespace) -> int:
+def _evaluate_conditions(options: argparse.Namespace, asked: "EvaluateOptions") -> int:
     from asr.inference.transcriber import load_model
-    from asr.scoring import conditions, evaluate, noise, robustness, tempo
+    from asr.scoring import conditions, evaluate, report
 
-    name = options.noise or "white"
     utterances = evaluate.read_all(manifests(options.manifests))
-    # What is missing is said before the work, not after it.
-    source = noise.find_noise(name, utterances) if options.snr else None
-    if any(factor != 1 for factor in options.tempo):
-        tempo.import_av()
+    noise = conditions.noise_for(asked, utterances)  # what is missing is said before the work, not after it
     if options.plot:
-        robustness.check_plot()
+        report.check_plot()
         check_output(options.plot)
     model = load_model(options.model, options.threads, decoding_of(options))
-    result = robustness.measure(
-        model,
-        utterances,
-        conditions.conditions(options.snr, options.tempo),
-        source,
-        name,
-        options.seed,
-        progress=True,
-    )
+    result = conditions.evaluate_conditions(model, utterances, asked, noise, progress=True)
     try:
         _write(options, result)
     finally:
@@ -121,18 +110,18 @@ def _evaluate_conditions(options: argparse.Namespace) -> int:
             open_output("utf-8")
             print(result.to_json())
         else:
-            robustness.print_robustness(result)
-    return 1 if any(report.problems for report in result.reports.values()) else 0
+            report.print_robustness(result)
+    return 1 if any(found.problems for found in result.reports.values()) else 0
 
 
 def _write(options: argparse.Namespace, result: "Robustness") -> None:
-    from asr.scoring import robustness, wer
+    from asr.scoring import report, wer
 
     if options.details:
-        for condition, report in result.reports.items():
-            wer.write_details(_details(options.details, condition), report.scores)
+        for condition, found in result.reports.items():
+            wer.write_details(_details(options.details, condition), found.scores)
     if options.plot:
-        robustness.plot({options.model.name: result}, options.plot)
+        report.plot({options.model.name: result}, options.plot)
 
 
 def _details(path: Path, condition: "Condition") -> Path:

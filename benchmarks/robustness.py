@@ -27,10 +27,17 @@ from asr.errors import AsrError
 from asr.inference.decoder import DecodingOptions
 from asr.inference.transcriber import load_model
 from asr.manifest import Utterance
-from asr.scoring.conditions import Condition, apply_condition, conditions
-from asr.scoring.evaluate import Problem, Report, summarize
-from asr.scoring.noise import Noise, find_noise
-from asr.scoring.robustness import Robustness, check_plot, measure, plot
+from asr.scoring.conditions import (
+    Condition,
+    Noise,
+    Robustness,
+    apply_condition,
+    conditions,
+    evaluate_conditions,
+    noise_for,
+)
+from asr.scoring.evaluate import EvaluateOptions, Problem, Report, summarize
+from asr.scoring.report import check_plot, plot
 from asr.scoring.wer import score
 from benchmarks.transcribers import pocketsphinx
 from benchmarks.transcription import spread
@@ -46,14 +53,16 @@ def main() -> None:
     try:
         everything = manifest.read(arguments.manifest)
         utterances = spread(everything, arguments.utterances)
-        noise = find_noise(name, everything) if arguments.snr else None
+        asked = EvaluateOptions(tuple(arguments.snr), name, tuple(arguments.tempo), arguments.seed)
+        noise = noise_for(asked, everything)
         if arguments.plot:
             check_plot()
             check_output(arguments.plot)
-        asked = conditions(arguments.snr, arguments.tempo)
         model = load_model(arguments.model, arguments.threads, DecodingOptions(greedy=arguments.greedy))
-        systems["ours"] = measure(model, utterances, asked, noise, name, arguments.seed)
-        reports = {c: of_peer(utterances, c, noise, arguments.seed) for c in asked}
+        systems["ours"] = evaluate_conditions(model, utterances, asked, noise)
+        reports = {
+            c: of_peer(utterances, c, noise, arguments.seed) for c in conditions(asked.snr, asked.tempo)
+        }
     except AsrError as error:
         raise SystemExit(str(error)) from None
     systems["pocketsphinx"] = Robustness(reports, name, arguments.seed)

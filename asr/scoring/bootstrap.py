@@ -1,7 +1,7 @@
-"""Bootstrap confidence intervals of error rates: Bisani & Ney, ICASSP 2004.
+"""Bootstrap confidence intervals of error rates (Bisani & Ney, ICASSP 2004).
 
-What is drawn with replacement are speakers, whose utterances succeed or fail together, wherever every
-utterance names its speaker and there are two or more of them; otherwise utterances.
+Speakers are resampled rather than utterances, because the errors of one speaker are correlated. Utterances
+are the unit if any of them lacks a speaker or all have the same one.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,7 +18,7 @@ _DRAWS_AT_ONCE = 1_000_000
 
 @dataclass(frozen=True)
 class Interval:
-    """95 % percentile interval of an error rate; `units` speakers or utterances were resampled."""
+    """95 % percentile interval of an error rate, from resampling `units` speakers or utterances."""
 
     low: float
     high: float
@@ -28,8 +28,11 @@ class Interval:
 
 @dataclass(frozen=True)
 class Comparison:
-    """WER of B minus WER of A on the same utterances, its 95 % interval, and the share of replicates in
-    which B makes fewer errors (the paper's probability of improvement)."""
+    """WER of B minus WER of A on the same utterances, with its 95 % interval.
+
+    `improvement` is the share of replicates in which B has fewer errors (the paper's "probability of
+    improvement").
+    """
 
     difference: float
     low: float
@@ -43,9 +46,9 @@ def interval(
     seed: int = 0,
     replicates: int = REPLICATES,
 ) -> Interval | None:
-    """Interval of the corpus's error rate, the same for any order of `scores`.
+    """Interval of the corpus error rate; it does not depend on the order of `scores`.
 
-    None where there is nothing to resample: fewer than two utterances, or no reference words.
+    None with fewer than two utterances or without reference words.
     """
     values = {s.id: (counts(s).errors, counts(s).length) for s in scores}
     if len(scores) < 2 or not any(length for _, length in values.values()):
@@ -56,15 +59,13 @@ def interval(
 
 
 def compare(a: Sequence[UtteranceScore], b: Sequence[UtteranceScore], seed: int = 0) -> Comparison:
-    """Paired comparison of two systems by word errors. Raises ManifestError where utterances differ."""
+    """Paired comparison of two systems by word errors. Raises ManifestError unless the utterances agree."""
     others = {s.id: s for s in b}
+    if len(a) != len(b) or not sum(s.words.length for s in a):
+        raise ManifestError(f"{len(a)} and {len(b)} utterances; evaluate both systems on the same manifest")
     for s in a:
         if s.id not in others or s.reference != others[s.id].reference:
-            raise ManifestError(
-                f"utterance {s.id!r} differs between the systems; evaluate both on one manifest"
-            )
-    if len(a) != len(b) or not sum(s.words.length for s in a):
-        raise ManifestError(f"{len(a)} and {len(b)} utterances; evaluate both systems on one manifest")
+            raise ManifestError(f"utterance {s.id!r} differs; evaluate both systems on the same manifest")
     values = {s.id: (others[s.id].words.errors - s.words.errors, s.words.length) for s in a}
     _, sums = _sums_by_unit(a, values)
     rates = _resample(sums, seed, REPLICATES)
@@ -76,7 +77,7 @@ def compare(a: Sequence[UtteranceScore], b: Sequence[UtteranceScore], seed: int 
 def _sums_by_unit(
     scores: Sequence[UtteranceScore], values: dict[str, tuple[int, int]]
 ) -> tuple[str, np.ndarray]:
-    """`int64[units, 2]`: the values summed by speaker, or by utterance, in the order of their names."""
+    """Unit and `int64[units, 2]`, the values summed per speaker or utterance, sorted by name."""
     speakers = {s.speaker for s in scores}
     by_speaker = None not in speakers and len(speakers) > 1
     sums: dict[str, np.ndarray] = {}
@@ -87,9 +88,9 @@ def _sums_by_unit(
 
 
 def _resample(sums: np.ndarray, seed: int, replicates: int) -> np.ndarray:
-    """`float[replicates]`: sum of the first column over sum of the second, units drawn with replacement.
+    """`float[replicates]`: ratio of the column sums of `sums`, units drawn with replacement.
 
-    Replicates without a reference word have no rate and are left out.
+    Replicates without reference words have no rate and are left out.
     """
     random = np.random.default_rng(seed)
     units = len(sums)

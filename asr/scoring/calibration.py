@@ -1,7 +1,7 @@
-"""How far the confidence of words can be believed, and the temperature that makes it so.
+"""Calibration of word confidences: its quality, and the temperature that gives the best one.
 
-A confidence c at temperature 1 is c ** (1 / T) at temperature T (see asr.decoding.confidence), so that T is
-fitted to words that are already decoded.
+The decoder computes a confidence c at temperature 1; at temperature T it is c ** (1 / T). So T is fitted to
+decoded words, without decoding again.
 """
 
 import math
@@ -16,13 +16,13 @@ from asr.errors import AsrError
 
 BINS = 15
 FOLDS = 10
-_LEAST_DOUBT = 1e-7
-"""No confidence counts as nearer to 0 or 1: a wrong word that was held for certain costs 16 nats, not all."""
+_CLIP = 1e-7
+"""Confidences are clipped to [_CLIP, 1 - _CLIP]: a certain but wrong word costs 16 nats, not infinity."""
 
 
 @dataclass(frozen=True)
 class JudgedWord:
-    """A recognised word's confidence and whether the reference has the word there; `group` is its speaker."""
+    """Confidence of a recognised word and its correctness; `group` is the speaker."""
 
     confidence: float
     correct: bool
@@ -31,9 +31,8 @@ class JudgedWord:
 
 @dataclass(frozen=True)
 class Quality:
-    """Of so many words, the share that is right, the mean confidence, the expected calibration error (Guo et
-    al. 2017) and the normalised cross entropy (Siu & Gish 1999): 1 is perfect, 0 what the share alone tells.
-    """
+    """Share of correct words, mean confidence, expected calibration error (Guo et al. 2017) and normalised
+    cross entropy (Siu & Gish 1999: 1 is perfect, 0 no better than `accuracy` alone). NaN if undefined."""
 
     words: int
     accuracy: float
@@ -44,20 +43,16 @@ class Quality:
 
 @dataclass(frozen=True)
 class CrossFit:
-    """`temperature` is fitted to all words; `calibrated` is measured on each fold's words at the temperature
-    that was fitted to the other folds, `raw` as the confidences were given."""
+    """Temperature fitted to all words; `calibrated` is measured on each fold at the temperature fitted to the
+    other folds."""
 
     temperature: float
     fold_temperatures: tuple[float, ...]
-    raw: Quality
     calibrated: Quality
 
 
 def judge(reference: str, words: Sequence[Word], group: str = "") -> list[JudgedWord]:
-    """Align the words of a hypothesis with the reference at the least number of errors, by jiwer.
-
-    A word is correct where it is a hit; substitutions and insertions are wrong. Deletions have no word.
-    """
+    """Align recognised words with the reference: hits are correct, substitutions and insertions wrong."""
     correct = np.zeros(len(words), dtype=bool)
     output = jiwer.process_words(" ".join(reference.split()), " ".join(word.text for word in words))
     for chunk in output.alignments[0]:
@@ -66,8 +61,7 @@ def judge(reference: str, words: Sequence[Word], group: str = "") -> list[Judged
 
 
 def measure(words: Sequence[JudgedWord], bins: int = BINS) -> Quality:
-    """Quality of confidences as they are, in `bins` of equal width. What has no value is NaN: everything
-    without words, the cross entropy where all words are right or all are wrong."""
+    """Quality of confidences; the calibration error uses `bins` bins of equal width."""
     if not words:
         return Quality(0, math.nan, math.nan, math.nan, math.nan)
     confidence, correct = _arrays(words)
@@ -85,23 +79,23 @@ def measure(words: Sequence[JudgedWord], bins: int = BINS) -> Quality:
 
 
 def fit_temperature(words: Sequence[JudgedWord]) -> float:
-    """The T at which c ** (1 / T) has the least cross entropy; it is 1 for confidences that are calibrated.
+    """Temperature T that minimises the cross entropy of c ** (1 / T).
 
-    The cross entropy is convex in 1 / T, so its slope is bisected. Raises AsrError where no T is best: all
-    words are right, or all wrong.
+    The cross entropy is convex in 1 / T, so the root of its derivative is bisected. Raises AsrError if there
+    is no minimum, because all words are correct or all are wrong.
     """
     confidence, correct = _arrays(words)
     if correct.all() or not correct.any():
-        what = f"all {len(words)} words are {'right' if words and correct.all() else 'wrong'}"
-        raise AsrError(
-            f"confidence cannot be calibrated: {what if words else 'no words'}; take other utterances"
+        found = (
+            f"all {len(words)} words are {'correct' if correct.all() else 'wrong'}" if words else "no words"
         )
-    doubt = -np.log(np.clip(confidence, _LEAST_DOUBT, 1 - _LEAST_DOUBT))
-    push, pull = doubt[correct].sum(), doubt[~correct]
-    low, high = math.log(1e-3), math.log(1e3)  # of 1 / T
+        raise AsrError(f"confidence cannot be calibrated: {found}; take other utterances")
+    surprisal = -np.log(np.clip(confidence, _CLIP, 1 - _CLIP))
+    of_correct, of_wrong = surprisal[correct].sum(), surprisal[~correct]
+    low, high = math.log(1e-3), math.log(1e3)  # bounds of log(1 / T)
     for _ in range(60):
         middle = (low + high) / 2
-        if push > (pull / np.expm1(np.minimum(pull * math.exp(middle), 700))).sum():
+        if of_correct > (of_wrong / np.expm1(np.minimum(of_wrong * math.exp(middle), 700))).sum():
             high = middle
         else:
             low = middle
@@ -109,18 +103,18 @@ def fit_temperature(words: Sequence[JudgedWord]) -> float:
 
 
 def at_temperature(words: Iterable[JudgedWord], temperature: float) -> list[JudgedWord]:
-    """The words with their confidences, made at temperature 1, as another temperature makes them."""
+    """Convert confidences from temperature 1 to `temperature`."""
     return [replace(word, confidence=word.confidence ** (1 / temperature)) for word in words]
 
 
 def cross_fit(words: Sequence[JudgedWord], folds: int = FOLDS) -> CrossFit:
-    """Fit on some groups, measure on the others, in turn, so that every word is measured once.
+    """Fit the temperature, and measure it by cross-validation over groups.
 
-    A group never lies on both sides. Raises AsrError with fewer than two groups, or as `fit_temperature`.
+    Raises AsrError with fewer than two groups, or as `fit_temperature`.
     """
     groups = sorted({word.group for word in words})
     if len(groups) < 2:
-        raise AsrError("calibration: needs two speakers at least, one to fit on and one to report on")
+        raise AsrError("calibration: needs at least two speakers, one to fit on and one to report on")
     count = min(folds, len(groups))
     fold_of = {group: i % count for i, group in enumerate(groups)}
     temperatures, held_out = [], []
@@ -128,16 +122,16 @@ def cross_fit(words: Sequence[JudgedWord], folds: int = FOLDS) -> CrossFit:
         temperature = fit_temperature([word for word in words if fold_of[word.group] != fold])
         temperatures.append(temperature)
         held_out += at_temperature([word for word in words if fold_of[word.group] == fold], temperature)
-    return CrossFit(fit_temperature(words), tuple(temperatures), measure(words), measure(held_out))
+    return CrossFit(fit_temperature(words), tuple(temperatures), measure(held_out))
 
 
 def _arrays(words: Sequence[JudgedWord]) -> tuple[np.ndarray, np.ndarray]:
-    """Confidences `float[N]` and `bool[N]`."""
+    """Confidences `float64[N]` and correctness `bool[N]`."""
     confidence = np.array([word.confidence for word in words], dtype=np.float64)
     return confidence, np.array([word.correct for word in words], dtype=bool)
 
 
 def _cross_entropy(confidence: np.ndarray, correct: np.ndarray) -> float:
-    """In nats, of all words together."""
-    clipped = np.clip(confidence, _LEAST_DOUBT, 1 - _LEAST_DOUBT)
+    """Sum over words, in nats."""
+    clipped = np.clip(confidence, _CLIP, 1 - _CLIP)
     return float(-np.log(np.where(correct, clipped, 1 - clipped)).sum())

@@ -1,34 +1,53 @@
-"""Utterances under conditions: with noise, or at another tempo.
+"""Evaluation under noise and at other speaking rates.
 
-What is made of an utterance depends on nothing but the seed, its id, and what the noise is made of: not on
-the order, the other conditions, batches or threads. At all signal-to-noise ratios an utterance has the same
-noise, louder or quieter.
+The altered audio of an utterance depends only on the seed, its id and the noise material: not on the order
+of utterances, on other conditions, batches or threads. At every SNR an utterance gets the same noise, scaled.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 
-from asr.errors import AudioError
+from asr import audio
+from asr.audio import SAMPLE_RATE
+from asr.errors import AsrError, AudioError, UsageError
+from asr.inference.inputs import find_recordings
 from asr.inference.pipeline import Source
+from asr.inference.transcriber import Transcriber, file_source
 from asr.manifest import Utterance
-from asr.scoring.evaluate import recording_of
-from asr.scoring.noise import Noise, mix
-from asr.scoring.tempo import change_tempo
+from asr.scoring.evaluate import EvaluateOptions, Report, evaluate_utterances
+
+Noise = Callable[[Utterance, int, np.random.Generator], np.ndarray]
+"""(utterance, samples, generator) -> `float32[samples]` of noise at any level. Raises AudioError."""
+
+TALKERS = 6
+"""Utterances in babble noise."""
+
+SILENT = 1e-12
+"""Mean power below this is silence: -120 dB of full scale (16-bit rounding has -101 dB)."""
+
+_LEAD, _TAIL = SAMPLE_RATE // 50, SAMPLE_RATE // 5
+"""Samples of silence around a recording: atempo drops about 20 ms at the start and more at the end."""
 
 
 @dataclass(frozen=True)
 class Condition:
-    """Noise at a signal-to-noise ratio in dB, or none; and how many times as fast as spoken."""
+    """Noise at an SNR in dB, or none, and a tempo relative to the original."""
 
     snr: float | None = None
     tempo: float = 1.0
 
     @property
     def name(self) -> str:
-        """As in tables: clean, SNR 20 dB, tempo 0.8."""
+        """Label in tables: clean, SNR 20 dB, tempo 0.8."""
         if self.snr is not None:
             return f"SNR {self.snr:g} dB"
         return "clean" if self.tempo == 1 else f"tempo {self.tempo:g}"
@@ -38,19 +57,62 @@ CLEAN = Condition()
 
 
 def conditions(snrs: Sequence[float] = (), tempos: Sequence[float] = ()) -> list[Condition]:
-    """Clean, each signal-to-noise ratio, each tempo without noise; each once."""
+    """Clean speech, each SNR, and each tempo without noise, without duplicates."""
     noisy, paced = (Condition(snr=snr) for snr in snrs), (Condition(tempo=tempo) for tempo in tempos)
     return list(dict.fromkeys([CLEAN, *noisy, *paced]))
+
+
+@dataclass(frozen=True)
+class Robustness:
+    """Report for each condition; `noise` is the name of the noise."""
+
+    reports: dict[Condition, Report]
+    noise: str
+    seed: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the single utterances."""
+        rows = [
+            {"condition": c.name, "snr": c.snr, "tempo": c.tempo, **report.to_dict()}
+            for c, report in self.reports.items()
+        ]
+        return {"noise": self.noise, "seed": self.seed, "conditions": rows}
+
+    def to_json(self) -> str:
+        """`to_dict` as JSON text."""
+        return json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False)
+
+
+def noise_for(options: EvaluateOptions, utterances: Sequence[Utterance]) -> Noise | None:
+    """Find the noise, and check for PyAV if a tempo needs it, before a model is loaded. Raises AsrError."""
+    if any(tempo != 1 for tempo in options.tempo):
+        import_av()
+    return find_noise(options.noise or "white", utterances) if options.snr else None
+
+
+def evaluate_conditions(
+    model: Transcriber,
+    utterances: Sequence[Utterance],
+    options: EvaluateOptions,
+    noise: Noise | None = None,
+    progress: bool = False,
+) -> Robustness:
+    """Evaluate a model under each condition of `options`, with `noise` from `noise_for`."""
+    reports = {}
+    for condition in conditions(options.snr, options.tempo):
+        source_of = partial(apply_condition, condition=condition, noise=noise, seed=options.seed)
+        reports[condition] = evaluate_utterances(model, utterances, source_of, progress, condition.name)
+    return Robustness(reports, options.noise or "white", options.seed)
 
 
 def apply_condition(
     utterance: Utterance, condition: Condition, noise: Noise | None = None, seed: int = 0
 ) -> Source:
-    """The utterance under a condition; it is read, whole, when its blocks are.
+    """Source of the altered utterance, which is read as a whole when its blocks are.
 
-    That may raise AudioError, also where the recording is silent and noise is asked for.
+    Reading may raise AudioError, also if noise is asked for and the recording is silent.
     """
-    recording = recording_of(utterance)
+    recording = file_source(utterance.audio_filepath)
     if condition == CLEAN:
         return recording
     return Source(_altered(recording, utterance, condition, noise, seed), recording.name)
@@ -65,11 +127,146 @@ def _altered(
     if condition.snr is not None:
         if noise is None:
             raise AudioError(f"{recording.name}: no noise is given for {condition.name}")
-        random = _random(seed, utterance.id)
+        digest = hashlib.sha256(utterance.id.encode("utf-8", "surrogatepass")).digest()
+        random = np.random.default_rng([seed, int.from_bytes(digest[:16], "big")])
         samples = mix(samples, noise(utterance, len(samples), random), condition.snr, recording.name)
     yield samples[:, None]
 
 
-def _random(seed: int, id: str) -> np.random.Generator:
-    digest = hashlib.sha256(id.encode("utf-8", "surrogatepass")).digest()
-    return np.random.default_rng([seed, int.from_bytes(digest[:16], "big")])
+def find_noise(name: str, utterances: Sequence[Utterance]) -> Noise:
+    """Noise by name: white, babble (from `utterances`), or a folder of recordings. Raises AsrError."""
+    if name == "white":
+        return white
+    if name == "babble":
+        return babble(utterances)
+    if not Path(name).is_dir():
+        raise UsageError(f"--noise {name}: neither white, nor babble, nor a folder of recordings")
+    return recorded(Path(name))
+
+
+def power(samples: np.ndarray) -> float:
+    """Mean power of `[samples]` about their mean; 0 if empty."""
+    return float(np.var(samples, dtype=np.float64)) if len(samples) else 0.0
+
+
+def mix(speech: np.ndarray, noise: np.ndarray, snr: float, name: str = "audio") -> np.ndarray:
+    """Add noise to speech at `snr` dB; all `float32[samples]`.
+
+    The SNR is the ratio of mean powers over the whole utterance, pauses included, as in
+    torchaudio.functional.add_noise, but without constant offsets. The speech keeps its level, so the sum may
+    leave [-1, 1]. Raises AudioError if either is silent.
+    """
+    powers = power(speech), power(noise)
+    for kind, found in zip(("recording", "noise for it"), powers, strict=True):
+        if found < SILENT:
+            raise AudioError(f"{name}: the {kind} is silent, so the signal-to-noise ratio is undefined")
+    gain = np.sqrt(powers[0] / powers[1]) * 10 ** (-snr / 20)
+    mixed: np.ndarray = speech + np.float32(gain) * (noise - noise.mean(dtype=np.float64).astype(np.float32))
+    return mixed
+
+
+def white(utterance: Utterance, samples: int, random: np.random.Generator) -> np.ndarray:
+    """White Gaussian noise."""
+    return random.standard_normal(samples, dtype=np.float32)
+
+
+def babble(utterances: Sequence[Utterance]) -> Noise:
+    """Sum of TALKERS other utterances at equal power, each looped from a random start.
+
+    Utterances of other speakers are preferred; silent and unreadable ones are skipped. Raises AsrError if
+    there is no other utterance.
+    """
+    if len(utterances) < 2:
+        raise AsrError("--noise babble: needs at least two utterances; use white noise or more of them")
+    everyone = sorted(utterances, key=lambda u: u.id)  # makes the result independent of order
+
+    def noise(utterance: Utterance, samples: int, random: np.random.Generator) -> np.ndarray:
+        others = [u for u in everyone if u.id != utterance.id]
+        strangers = [u for u in others if u.speaker != utterance.speaker]
+        if strangers and utterance.speaker is not None:
+            others = strangers
+        total, talkers = np.zeros(samples, dtype=np.float32), 0
+        for index in random.permutation(len(others)):
+            try:
+                voice = audio.read(others[index].audio_filepath)
+            except AudioError:
+                continue  # evaluation reports it as that utterance's own problem
+            voice = np.resize(np.roll(voice, -int(random.integers(max(1, len(voice))))), samples)
+            if (loudness := power(voice)) >= SILENT:
+                total += (voice - voice.mean()) / np.float32(np.sqrt(loudness))
+                talkers += 1
+            if talkers == TALKERS:
+                break
+        return total
+
+    return noise
+
+
+def recorded(folder: Path) -> Noise:
+    """Random excerpt of a random recording in a folder, looped if the recording is too short.
+
+    Raises AsrError if the folder has no recordings or one of them cannot be opened.
+    """
+    recordings, errors = find_recordings([str(folder.absolute())])
+    if errors:
+        raise errors[0]
+    for recording in recordings:
+        audio.stated_duration(recording.path)  # opens it, so that errors come before the work
+
+    def noise(utterance: Utterance, samples: int, random: np.random.Generator) -> np.ndarray:
+        path = recordings[random.integers(len(recordings))].path
+        spare = int(audio.duration(path) * SAMPLE_RATE) - samples
+        start = int(random.integers(max(0, spare) + 1))
+        excerpt = _excerpt(path, start, samples)
+        if power(excerpt) < SILENT:
+            raise AudioError(f"{path}: silent from {start / SAMPLE_RATE:.1f} s on; remove it from the noise")
+        return np.resize(excerpt, samples)
+
+    return noise
+
+
+def _excerpt(path: Path, start: int, samples: int) -> np.ndarray:
+    """At most `samples` samples from `start` on, without holding the rest of the recording in memory."""
+    parts: list[np.ndarray] = [np.zeros(0, np.float32)]
+    seen = 0
+    for block in audio.stream(path):
+        parts.append(block[max(0, start - seen) : max(0, start + samples - seen), 0].copy())
+        seen += len(block)
+        if seen >= start + samples:
+            break
+    return np.concatenate(parts)
+
+
+def change_tempo(samples: np.ndarray, tempo: float) -> np.ndarray:
+    """Change the speaking rate but not the pitch, by FFmpeg's `atempo` (WSOLA; Verhelst & Roelands 1993).
+
+    `float32[samples]` at 16 kHz -> `float32[round(samples / tempo)]`, for a tempo from 0.5 to 2. Raises
+    AsrError without PyAV.
+    """
+    av = import_av()
+    graph = av.filter.Graph()
+    time_base = Fraction(1, SAMPLE_RATE)
+    source = graph.add_abuffer(sample_rate=SAMPLE_RATE, format="flt", layout="mono", time_base=time_base)
+    graph.link_nodes(source, graph.add("atempo", str(tempo)), graph.add("abuffersink")).configure()
+    padded = np.pad(samples.astype(np.float32, copy=False), (_LEAD, _TAIL))
+    frame = av.AudioFrame.from_ndarray(padded[None], format="flt", layout="mono")
+    frame.sample_rate = SAMPLE_RATE
+    graph.push(frame)
+    graph.push(None)
+    parts = []
+    while True:
+        try:
+            parts.append(graph.pull().to_ndarray()[0])
+        except (av.BlockingIOError, av.EOFError):
+            break
+    changed: np.ndarray = np.concatenate(parts)[: round(len(samples) / tempo)]
+    return changed
+
+
+def import_av() -> ModuleType:
+    """Import PyAV. Raises AsrError if it is not installed."""
+    try:
+        import av
+    except ImportError:
+        raise AsrError("PyAV is not installed; --tempo needs pip install 'asr[media]'") from None
+    return av

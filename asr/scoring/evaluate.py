@@ -1,16 +1,16 @@
-"""Evaluation of a model on manifests."""
+"""Evaluate a model on manifests: transcribe every utterance and score it against its text."""
 
 import json
 import math
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from asr import manifest
-from asr.errors import AsrError, ManifestError
+from asr.errors import AsrError, ManifestError, UsageError
 from asr.inference.pipeline import Source
 from asr.inference.transcriber import Transcriber, file_source
 from asr.manifest import Utterance
@@ -20,8 +20,22 @@ from asr.scoring.wer import Counts, UtteranceScore, score, total
 
 
 @dataclass(frozen=True)
+class EvaluateOptions:
+    """Conditions to evaluate besides clean speech, one at a time. Raises UsageError for noise without SNR."""
+
+    snr: tuple[float, ...] = field(default=(), metadata={"help": "add noise at this SNR in dB"})
+    noise: str | None = field(default=None, metadata={"help": "white (default), babble, or a folder"})
+    tempo: tuple[float, ...] = field(default=(), metadata={"help": "change the speaking rate, 0.5 to 2"})
+    seed: int = field(default=0, metadata={"help": "seed of the noise"})
+
+    def __post_init__(self) -> None:
+        if self.noise is not None and not self.snr:
+            raise UsageError("--noise names the kind of noise; give --snr for its level")
+
+
+@dataclass(frozen=True)
 class Problem:
-    """An utterance that could not be scored: its id and why."""
+    """Utterance that could not be scored, and the reason."""
 
     id: str
     reason: str
@@ -29,7 +43,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class SpeakerScore:
-    """Sums over the utterances of one speaker."""
+    """Counts summed over the utterances of one speaker."""
 
     speaker: str
     utterances: int
@@ -39,8 +53,7 @@ class SpeakerScore:
 
 @dataclass(frozen=True)
 class Report:
-    """What an evaluation found. Rates are fractions; `audio_seconds` of scored speech took
-    `processing_seconds` to read from disk, transcribe and decode."""
+    """Result of an evaluation. Rates are fractions; `processing_seconds` include reading and decoding."""
 
     scores: tuple[UtteranceScore, ...]
     problems: tuple[Problem, ...]
@@ -52,22 +65,22 @@ class Report:
 
     @property
     def words(self) -> Counts:
-        """Sum over all utterances; its `rate` is the WER."""
+        """Word counts of the corpus; their `rate` is the WER."""
         return total(s.words for s in self.scores)
 
     @property
     def characters(self) -> Counts:
-        """Sum over all utterances; its `rate` is the CER."""
+        """Character counts of the corpus; their `rate` is the CER."""
         return total(s.characters for s in self.scores)
 
     @property
     def real_time_factor(self) -> float:
-        """Processing time a second of audio; NaN without audio."""
+        """Processing time per second of audio; NaN without audio."""
         return self.processing_seconds / self.audio_seconds if self.audio_seconds else math.nan
 
     @property
     def speakers(self) -> list[SpeakerScore]:
-        """One row a speaker, the highest WER first; utterances without a speaker have no row."""
+        """Scores by speaker, highest WER first. Utterances without a speaker are left out."""
         groups: dict[str, list[UtteranceScore]] = {}
         for s in self.scores:
             if s.speaker is not None:
@@ -79,12 +92,12 @@ class Report:
         return sorted(rows, key=lambda row: -row.words.rate if row.words.length else math.inf)
 
     def worst(self, count: int) -> list[UtteranceScore]:
-        """The utterances with the most word errors, shortest first among equals; none without errors."""
+        """Utterances with the most word errors, shortest first if equal; none without errors."""
         wrong = [s for s in self.scores if s.words.errors]
         return sorted(wrong, key=lambda s: (-s.words.errors, s.words.length, s.id))[:count]
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything but the single utterances (see `write_details`); what has no value is None."""
+        """Everything but the single utterances (see `write_details`); NaN becomes None."""
         return {
             "utterances": len(self.scores),
             "wer": _row(self.words, self.word_interval),
@@ -125,43 +138,35 @@ def summarize(
     judged: Sequence[JudgedWord] = (),
     audio_seconds: float = 0.0,
     processing_seconds: float = 0.0,
-    seed: int = 0,
 ) -> Report:
-    """Sum up scores, with 95 % intervals, and confidences."""
+    """Report on scored utterances, with 95 % intervals and the quality of the confidences."""
     return Report(
         scores=tuple(scores),
         problems=tuple(problems),
-        word_interval=interval(scores, lambda s: s.words, seed),
-        character_interval=interval(scores, lambda s: s.characters, seed),
+        word_interval=interval(scores, lambda s: s.words),
+        character_interval=interval(scores, lambda s: s.characters),
         confidence=measure(judged),
         audio_seconds=audio_seconds,
         processing_seconds=processing_seconds,
     )
 
 
-def recording_of(utterance: Utterance) -> Source:
-    """The utterance's recording as it is."""
-    return file_source(utterance.audio_filepath)
+def evaluate(model: Transcriber, manifests: Sequence[Path], progress: bool = False) -> Report:
+    """Score a model against the texts in manifests, unnormalised. Raises ManifestError.
 
-
-def evaluate(model: Transcriber, manifests: Sequence[Path], progress: bool = False, seed: int = 0) -> Report:
-    """Transcribe the utterances of all manifests and score them against their texts as they stand there.
-
-    What cannot be read or decoded is not scored but listed in the report's `problems`. `progress` shows a
-    bar on standard error where that is a terminal. Raises ManifestError.
+    Utterances that cannot be read or decoded become the report's `problems`.
     """
-    return evaluate_utterances(model, read_all(manifests), progress=progress, seed=seed)
+    return evaluate_utterances(model, read_all(manifests), progress=progress)
 
 
 def evaluate_utterances(
     model: Transcriber,
     utterances: Sequence[Utterance],
-    source_of: Callable[[Utterance], Source] = recording_of,
+    source_of: Callable[[Utterance], Source] = lambda u: file_source(u.audio_filepath),
     progress: bool = False,
     title: str = "transcribing",
-    seed: int = 0,
 ) -> Report:
-    """As `evaluate`, of what `source_of` makes of each utterance; `title` stands before the bar."""
+    """Evaluate utterances on the audio that `source_of` gives; `title` labels the progress bar."""
     scores: list[UtteranceScore] = []
     problems: list[Problem] = []
     judged: list[JudgedWord] = []
@@ -176,17 +181,17 @@ def evaluate_utterances(
         audio_seconds += transcript.duration
         scores.append(score(utterance.id, utterance.text, transcript.text, utterance.speaker))
         judged.extend(judge(utterance.text, transcript.words, utterance.speaker or ""))
-    return summarize(scores, problems, judged, audio_seconds, time.perf_counter() - begin, seed)
+    return summarize(scores, problems, judged, audio_seconds, time.perf_counter() - begin)
 
 
 def read_all(manifests: Sequence[Path]) -> list[Utterance]:
-    """The utterances of several manifests. Raises ManifestError where an id stands in two."""
+    """Read several manifests. Raises ManifestError if an id occurs in two of them."""
     utterances: dict[str, Utterance] = {}
     for path in manifests:
         for utterance in manifest.read(path):
             if utterance.id in utterances:
                 raise ManifestError(
-                    f"{path}: the id {utterance.id!r} stands in two manifests; evaluate them one by one"
+                    f"{path}: id {utterance.id!r} is also in another manifest; evaluate them one by one"
                 )
             utterances[utterance.id] = utterance
     return list(utterances.values())

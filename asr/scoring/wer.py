@@ -1,11 +1,10 @@
-"""Word and character error rates, counted by jiwer one utterance at a time and summed."""
+"""Word and character error rates, counted by jiwer per utterance and summed over the corpus."""
 
 import json
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
-from typing import Any
 
 import jiwer
 
@@ -15,7 +14,7 @@ from asr.files import atomic_write
 
 @dataclass(frozen=True)
 class Counts:
-    """Outcomes of aligning hypotheses with references at the least number of errors."""
+    """Outcomes of minimum-edit alignments of hypotheses with references."""
 
     hits: int = 0
     substitutions: int = 0
@@ -24,7 +23,7 @@ class Counts:
 
     @property
     def length(self) -> int:
-        """Words (or characters) of the references."""
+        """Words (or characters) in the references."""
         return self.hits + self.substitutions + self.deletions
 
     @property
@@ -34,21 +33,16 @@ class Counts:
 
     @property
     def rate(self) -> float:
-        """Errors a reference word; NaN where the references hold no word."""
+        """Errors per reference word; NaN if the references are empty."""
         return self.errors / self.length if self.length else math.nan
 
     def __add__(self, other: "Counts") -> "Counts":
-        return Counts(
-            self.hits + other.hits,
-            self.substitutions + other.substitutions,
-            self.deletions + other.deletions,
-            self.insertions + other.insertions,
-        )
+        return Counts(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
 
 
 @dataclass(frozen=True)
 class UtteranceScore:
-    """Reference and hypothesis of one utterance, with its counts at words and at characters."""
+    """Reference, hypothesis and counts of one utterance."""
 
     id: str
     speaker: str | None
@@ -59,27 +53,27 @@ class UtteranceScore:
 
 
 def score(id: str, reference: str, hypothesis: str, speaker: str | None = None) -> UtteranceScore:
-    """Align one utterance. Runs of white space count as one space, spaces count as characters.
+    """Align one utterance. White space is collapsed; spaces count as characters.
 
-    An empty reference is allowed; every word of its hypothesis is an insertion.
+    With an empty reference every word of the hypothesis is an insertion.
     """
     reference, hypothesis = (" ".join(text.split()) for text in (reference, hypothesis))
-    words = jiwer.process_words(reference, hypothesis)
-    characters = jiwer.process_characters(reference, hypothesis)
-    return UtteranceScore(id, speaker, reference, hypothesis, _counts(words), _counts(characters))
+    words = _counts(jiwer.process_words(reference, hypothesis))
+    characters = _counts(jiwer.process_characters(reference, hypothesis))
+    return UtteranceScore(id, speaker, reference, hypothesis, words, characters)
 
 
-def _counts(output: Any) -> Counts:
+def _counts(output: jiwer.WordOutput | jiwer.CharacterOutput) -> Counts:
     return Counts(output.hits, output.substitutions, output.deletions, output.insertions)
 
 
 def total(counts: Iterable[Counts]) -> Counts:
-    """The sum over a corpus, whose rate is the corpus's error rate (a mean of rates is not)."""
+    """Sum over a corpus. Its rate is the corpus error rate, which a mean of rates is not."""
     return sum(counts, Counts())
 
 
 def align(reference: str, hypothesis: str, width: int = 100) -> str:
-    """Three lines REF, HYP and marks (S, D, I), in blocks that keep to `width` columns."""
+    """Three lines REF, HYP and error marks (S, D, I), in blocks of at most `width` columns."""
     output = jiwer.process_words(" ".join(reference.split()), " ".join(hypothesis.split()))
     picture = jiwer.visualize_alignment(output, show_measures=False, skip_correct=False, line_width=width)
     lines = picture.splitlines()[2:]  # without jiwer's headline
@@ -87,16 +81,16 @@ def align(reference: str, hypothesis: str, width: int = 100) -> str:
 
 
 def write_details(path: Path, scores: Sequence[UtteranceScore]) -> None:
-    """One JSON object a line and utterance: id, speaker, reference, hypothesis, counts."""
+    """Write one JSON object per utterance and line, with the fields of UtteranceScore."""
     with atomic_write(path) as file:
         file.writelines(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in scores)
 
 
 def read_details(path: Path) -> list[UtteranceScore]:
-    """Read what `write_details` wrote. Raises ManifestError that names the line."""
+    """Read the output of `write_details`. Raises ManifestError with the line number."""
     scores = []
     try:
-        lines = path.read_text(encoding="utf-8").rstrip("\n").split("\n")  # strings may hold U+2028
+        lines = path.read_text(encoding="utf-8").rstrip("\n").split("\n")  # splitlines() splits at U+2028 too
     except (OSError, UnicodeDecodeError) as error:
         raise ManifestError(f"{path}: cannot read the details ({error})") from None
     for number, line in enumerate(lines, start=1):

@@ -1,4 +1,4 @@
-"""Tables and plots of the study; every figure is the mean over seeds, with the lowest and the highest."""
+"""Tables and plots of the study; figures are means over seeds, with minimum and maximum."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,16 +10,16 @@ from asr.frames import FrameGrid
 from recipes.cells.measure import Result
 
 Settings = dict[str, list[Result]]
-"""Results by what is held equal."""
+"""Results by the quantity held equal."""
 
 FRAME = FrameGrid().frame_seconds
-"""Seconds from one output frame to the next."""
+"""Seconds per output frame."""
 
 COLOURS = {"rnn": "tab:red", "lstm": "tab:blue", "gru": "tab:green"}
 
 
 def tables(settings: Settings, levels: list[float]) -> str:
-    """Markdown."""
+    """All tables of the study, in Markdown."""
     parts = []
     for name, results in settings.items():
         parts += [f"At equal {name}:\n", training_table(results, levels), error_table(results)]
@@ -38,7 +38,7 @@ def rate_table(results: list[Result]) -> str:
 
 
 def training_table(results: list[Result], levels: list[float]) -> str:
-    """Size, speed, convergence."""
+    """Size, speed and convergence."""
     header = ["cell", "hidden", "learning rate", "parameters", "of them recurrent", "CPU s an epoch"]
     header += [f"{unit} to {level:g}" for level in levels for unit in ("epochs", "CPU s")] + ["lowest loss"]
     rows = []
@@ -71,7 +71,7 @@ def error_table(results: list[Result]) -> str:
 
 
 def reach_table(results: list[Result]) -> str:
-    """Within which lag shares of the gradient's norm lie, in milliseconds, and what lies beyond."""
+    """Lags in ms that contain 50, 90 and 99 % of the gradient's norm, and the share beyond two lags."""
     rows = []
     for same in by_cell(results):
         for name, curves in (
@@ -99,24 +99,24 @@ def reach_table(results: list[Result]) -> str:
 
 
 def epochs_to(level: float, losses: list[float]) -> float:
-    """The first epoch, from 1, whose validation loss is at most `level`; infinite if there is none."""
+    """First epoch, from 1, with a validation loss of at most `level`; infinite if there is none."""
     return next((float(epoch) for epoch, loss in enumerate(losses, start=1) if loss <= level), float("inf"))
 
 
 def lag_of(share: float, curve: list[float]) -> int:
-    """The least lag up to which the shares of `curve` sum to `share` of their total."""
+    """Smallest lag up to which `curve` sums to `share` of its total."""
     total = np.cumsum(curve)
     return int(np.searchsorted(total, share * total[-1]))
 
 
 def by_cell(results: list[Result]) -> Iterator[list[Result]]:
-    """The results of each cell, one a seed."""
+    """Group results by cell, one per seed."""
     for cell in dict.fromkeys(result.run.cell for result in results):
         yield [result for result in results if result.run.cell == cell]
 
 
 def spread(values: list[float], form: str) -> str:
-    """Mean (lowest - highest); runs that never get there are counted apart."""
+    """Mean (minimum - maximum) of the finite values; the others are counted as "never"."""
     reached = [value for value in values if np.isfinite(value)]
     if not reached:
         return "never"
@@ -127,13 +127,13 @@ def spread(values: list[float], form: str) -> str:
 
 
 def markdown(header: list[str], rows: list[list[str]]) -> str:
-    """A table."""
+    """Markdown table."""
     lines = [header, ["---"] * len(header), *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def plot(settings: Settings, png: Path) -> None:
-    """A row for each setting: validation loss, WER by condition, shares of the gradient by lag."""
+    """Plot validation loss, WER by condition and gradient shares by lag, one row per comparison."""
     import matplotlib
 
     matplotlib.use("agg")
@@ -170,13 +170,13 @@ def plot(settings: Settings, png: Path) -> None:
 
 
 def band(axes: Any, x: np.ndarray, curves: list[list[float]], color: str, label: str) -> None:
-    """The mean of the seeds' curves as a line within their range."""
+    """Draw the mean of the seeds' curves and their range."""
     y = np.array(curves)
     axes.plot(x, y.mean(0), color=color, label=label)
     axes.fill_between(x, y.min(0), y.max(0), color=color, alpha=0.2, linewidth=0)
 
 
 def around(values: np.ndarray) -> np.ndarray:
-    """How far the lowest and the highest of `[seeds, N]` lie from the mean, `[2, N]`."""
+    """Distances `[2, N]` of minimum and maximum from the mean of `[seeds, N]`, for error bars."""
     mean = values.mean(0)
     return np.stack([mean - values.min(0), values.max(0) - mean])

@@ -2,14 +2,13 @@
 
     python -m recipes.cells.study [--seeds 1 2 3] [--rates 1e-3 2e-3 4e-3] [--jobs 2] [--out exp/cells]
 
-Everything is as in cells.yaml but the cell, its width, the learning rate and the seed. Each cell first runs
-at every rate with the first seed; the rate with the lowest validation loss is the cell's from then on, at
-both widths. A GRU is its own equal in parameters, so its runs count in both settings. Models read in one
-direction: with two, a frame would have all that follows it within its reach, and the cell less to keep.
+Runs differ from cells.yaml in the cell, its width, the learning rate and the seed only. Each cell first runs
+at every rate with the first seed; the rate with the lowest validation loss is then used at both widths. The
+GRU defines the parameter count, so its runs serve both comparisons. Models are unidirectional: in a
+bidirectional one all following frames are within reach too, and the cell has less to remember.
 
-A run leaves a folder and a JSON file below --out; one that has its file is not done again, one that was
-stopped goes on. Tables are printed and written to tables.md, the plots to cells.png. See reach.py for how the
-reach of gradients is defined, conditions.py for noise and tempo.
+Each run leaves a folder and a JSON file below --out; finished runs are not repeated, interrupted ones resume.
+Tables are printed and written to tables.md, plots to cells.png. Measures are defined in measure.py.
 """
 
 import argparse
@@ -32,17 +31,17 @@ assert set(CELLS) == set(get_args(Cell))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run what is missing, then tables and plots."""
+    """Do the missing runs, then write tables and plots."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--recipe", type=Path, default=Path(__file__).with_name("cells.yaml"))
     parser.add_argument(
-        "--test", type=Path, default=Path("data/digits/test"), help="measured, never chosen by"
+        "--test", type=Path, default=Path("data/digits/test"), help="measured, not used for any choice"
     )
     parser.add_argument("--out", type=Path, default=Path("exp/cells"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--rates", type=float, nargs="+", default=[1e-3, 2e-3, 4e-3])
     parser.add_argument("--levels", type=float, nargs="+", default=[0.3, 0.1], help="validation losses")
-    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, a thread each")
+    parser.add_argument("--jobs", type=int, default=2, help="parallel runs, one thread each")
     options = parser.parse_args(argv)
     try:
         pilots, settings = study(options)
@@ -56,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def study(options: argparse.Namespace) -> tuple[list[Result], Settings]:
-    """The results of the first seed at all rates, and of both settings."""
+    """Results of the first seed at all rates, and of both comparisons."""
     model = yaml.safe_load(options.recipe.read_text(encoding="utf-8"))["model"]
     hidden, layers = model["hidden"], model["layers"]
     widths = matched_widths(hidden, layers)
@@ -75,7 +74,7 @@ def study(options: argparse.Namespace) -> tuple[list[Result], Settings]:
 
 
 def perform(works: list[Run], options: argparse.Namespace) -> list[Result]:
-    """The results of `works`, as many at a time as there are jobs."""
+    """Results of `works`, in parallel."""
     results = []
     tasks = (delayed(measured)(work, options.recipe, options.test, options.out) for work in works)
     for result in Parallel(n_jobs=options.jobs, return_as="generator")(tasks):
@@ -86,13 +85,13 @@ def perform(works: list[Run], options: argparse.Namespace) -> list[Result]:
 
 
 def best_rates(results: list[Result]) -> dict[Cell, float]:
-    """For each cell the learning rate that led to the lowest validation loss."""
+    """Learning rate with the lowest validation loss, for each cell."""
     best_last = sorted(results, key=lambda result: min(result.losses), reverse=True)
     return {result.run.cell: result.run.rate for result in best_last}
 
 
 def matched_widths(hidden: int, layers: int) -> dict[Cell, int]:
-    """For each cell the hidden size that comes nearest to the recurrent parameters of a GRU of `hidden`."""
+    """Hidden size of each cell whose recurrent parameters come closest to those of a GRU of `hidden`."""
     wanted = recurrent_parameters("gru", hidden, layers)
     return {
         cell: min(
@@ -103,8 +102,8 @@ def matched_widths(hidden: int, layers: int) -> dict[Cell, int]:
 
 
 def recurrent_parameters(cell: Cell, hidden: int, layers: int) -> int:
-    """Of the recurrent layers alone; their inputs are as wide as their outputs."""
-    with torch.device("meta"):  # counted, not made
+    """Parameters of the recurrent layers alone; their inputs are as wide as their outputs."""
+    with torch.device("meta"):  # counted without being allocated
         return layers * count(RecurrentLayer(cell, hidden, hidden, bidirectional=False))
 
 

@@ -1,9 +1,9 @@
-"""The textbook's first example: a GRU of 64 units learns to sum what it has heard.
+"""The textbook's first example: a GRU of 64 units learns to sum its inputs.
 
     python -m recipes.cells.sum_of_features [--seed 1]
 
 Sequences are 10 steps of 5 features, each drawn from a standard normal distribution; the target is the sum
-of all 50. Beside the error stands that of always guessing the mean of the training targets.
+of all 50. The baseline always predicts the mean of the training targets.
 """
 
 import argparse
@@ -30,7 +30,7 @@ class Summer(nn.Module):
 
 
 class Outcome(NamedTuple):
-    """Targets and predictions `[100]` of the new sequences; mean squared errors of model and mean."""
+    """Targets and predictions `[100]` of new sequences; mean squared errors of the model and the baseline."""
 
     targets: Tensor
     predictions: Tensor
@@ -39,7 +39,7 @@ class Outcome(NamedTuple):
 
 
 def learn(seed: int, sequences: int = 1000, epochs: int = 10, batch: int = 32, rate: float = 0.01) -> Outcome:
-    """Train, then predict for 100 sequences that were not trained on."""
+    """Train, then predict 100 new sequences."""
     torch.manual_seed(seed)
     train, new = torch.randn(sequences, STEPS, FEATURES), torch.randn(100, STEPS, FEATURES)
     sums, targets = train.sum((1, 2)), new.sum((1, 2))
@@ -57,13 +57,13 @@ def learn(seed: int, sequences: int = 1000, epochs: int = 10, batch: int = 32, r
 
 
 def main() -> None:
-    """Learn and print."""
+    """Train, and print predictions and errors."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--seed", type=int, default=1)
     outcome = learn(parser.parse_args().seed)
     for target, prediction in list(zip(outcome.targets, outcome.predictions, strict=True))[:8]:
         print(f"sum {target:6.2f}  predicted {prediction:6.2f}")
-    print(f"mean squared error {outcome.error:.4f}; of the mean of all {outcome.error_of_mean:.4f}")
+    print(f"mean squared error {outcome.error:.4f}; of the mean {outcome.error_of_mean:.4f}")
 
 
 if __name__ == "__main__":

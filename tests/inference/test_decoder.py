@@ -18,7 +18,7 @@ from asr.inference.decoder import DecodingOptions
 from asr.inference.transcriber import load_model
 from asr.lm.estimate import LmOptions, train
 from asr.model.bundle import LM, read_config, write_config
-from asr.scoring.tune import Development, Tuning, cross_tune, tune_bundle
+from asr.scoring.tune import Development, TuneOptions, Tuning, cross_tune, tune_bundle
 from tests.standin import FRAME, speak, write_bundle
 
 SENTENCES = ["THE CAT SAT ON THE MAT", "A HAT ON THE CAT", "THE MAN SAT", "A CAT AND A HAT"] * 5
@@ -145,11 +145,11 @@ def development_set(tmp_path: Path) -> Path:
 
 
 def test_tuning_finds_weights_and_puts_all_into_the_bundle(
-    bundle: Path, lm: Path, development_set: Path, monkeypatch: pytest.MonkeyPatch
+    bundle: Path, lm: Path, development_set: Path
 ) -> None:
-    monkeypatch.setattr("asr.scoring.tune.PRIOR_WEIGHTS", (0.0,))  # which would do the rest's work here
+    no_priors = TuneOptions(prior_weights=(0.0,))  # they would do the rest's work here
     poor = BeamOptions(lm_weight=0.0, word_bonus=0.0, unknown_penalty=0.0)
-    tuned = tune_bundle(bundle, [development_set], DecodingOptions(lm=lm, beam=poor), threads=2)
+    tuned = tune_bundle(bundle, [development_set], DecodingOptions(lm=lm, beam=poor), no_priors)
     first, *_ = tuned.tuning.trials
     assert first[:2] == (0.0, 0.0)
     assert tuned.tuning.errors <= min(errors for *_, errors in tuned.tuning.trials) < first[2]
@@ -161,13 +161,13 @@ def test_tuning_finds_weights_and_puts_all_into_the_bundle(
     assert model.decoder.options == tuned.tuning.options
     assert model.transcribe(mumble("THE CAT SAT")).text == "THE CAT SAT"
     # Again, with what the bundle holds now: nothing better is found.
-    again = tune_bundle(bundle, [development_set], DecodingOptions(), threads=1)
+    again = tune_bundle(bundle, [development_set], DecodingOptions(), no_priors)
     assert again.tuning.errors <= tuned.tuning.errors
 
 
 def test_tuning_takes_priors_where_they_help(bundle: Path, lm: Path, development_set: Path) -> None:
     poor = BeamOptions(lm_weight=0.0, word_bonus=0.0, unknown_penalty=0.0)
-    tuned = tune_bundle(bundle, [development_set], DecodingOptions(lm=lm, beam=poor), threads=2)
+    tuned = tune_bundle(bundle, [development_set], DecodingOptions(lm=lm, beam=poor), TuneOptions())
     assert tuned.tuning.options.prior_weight > 0
     assert load_model(bundle).decoder.options == tuned.tuning.options
 
@@ -191,7 +191,7 @@ def test_cross_tuning_keeps_speakers_apart(
 
     monkeypatch.setattr("asr.scoring.tune.tune", tune)
     development = Development(decoder.beam, posteriors, utterances)
-    errors = cross_tune(development, decoder.options)
+    errors = cross_tune(development, decoder.options, TuneOptions())
     assert sorted(tuned_on) == ["a", "b"]
     expected = 0
     for u, log_probs in zip(utterances, posteriors, strict=True):
@@ -199,7 +199,7 @@ def test_cross_tuning_keeps_speakers_apart(
         said = decoder.beam.decode(log_probs, other)[0].text
         expected += round(jiwer.wer(u.text, said) * len(u.text.split()))
     assert errors == expected > 0
-    assert cross_tune(development.part([0]), decoder.options) is None
+    assert cross_tune(development.part([0]), decoder.options, TuneOptions()) is None
 
 
 def test_tuning_needs_a_language_model(bundle: Path, development_set: Path) -> None:

@@ -1,4 +1,4 @@
-"""The study of cells at toy scale: what it measures, what it leaves, and that nothing is done twice."""
+"""The study of cells at toy scale: its measures, its outputs, and that no run is repeated."""
 
 import json
 from collections.abc import Iterator
@@ -12,15 +12,23 @@ from torch import Tensor, nn
 
 from asr.errors import TrainingError
 from asr.model.acoustic import AcousticModel, Architecture
+from asr.scoring.conditions import Condition
 from recipes.cells import measure, report, study
-from recipes.cells.conditions import Condition, add_noise, features
-from recipes.cells.measure import Result, Run
-from recipes.cells.reach import gradient_norms, model_reach, shares, stack_of
+from recipes.cells.measure import (
+    Result,
+    Run,
+    add_noise,
+    features,
+    gradient_norms,
+    model_reach,
+    shares,
+    stack_of,
+)
 from tests.training.corpus import make_corpus
 
 
 @pytest.mark.parametrize("layers", [1, 2])
-def test_widths_are_matched_to_a_percent(layers: int) -> None:
+def test_widths_match_within_a_percent(layers: int) -> None:
     widths = study.matched_widths(128, layers)
     wanted = study.recurrent_parameters("gru", 128, layers)
     assert widths["gru"] == 128
@@ -60,7 +68,7 @@ def test_gradients_of_one_unit_decay_as_powers_of_its_weight() -> None:
 
 
 @pytest.mark.parametrize("cell", study.CELLS)
-def test_the_stack_is_the_models_own_and_looks_only_back(cell: str) -> None:
+def test_the_stack_equals_the_model_and_is_causal(cell: str) -> None:
     torch.manual_seed(0)
     model = AcousticModel(Architecture(5, cell, layers=2, hidden=8, bidirectional=False, mels=8)).eval()  # type: ignore[arg-type]
     mel, lengths = torch.randn(1, 60, 8), torch.tensor([60])
@@ -68,13 +76,13 @@ def test_the_stack_is_the_models_own_and_looks_only_back(cell: str) -> None:
     torch.testing.assert_close(stack_of(model)(x), model(mel, lengths)[0])
     curve = model_reach(model, [mel[0], mel[0, :12]], lags=6)  # the second is too short to count
     assert len(curve) == 7 and sum(curve) == pytest.approx(1) and min(curve) > 0
-    assert model.output.weight.dtype == torch.float32  # the model itself stays as it was
+    assert model.output.weight.dtype == torch.float32  # unchanged
     leaf = x.detach().requires_grad_()
     stack_of(model)(leaf)[0, 7].sum().backward()
     assert leaf.grad is not None and not leaf.grad[0, 8:].any()
 
 
-def test_noise_has_its_level_and_is_the_same_for_all() -> None:
+def test_noise_has_its_snr_and_depends_on_the_name() -> None:
     samples = 0.1 * np.sin(0.3 * np.arange(16_000)).astype(np.float32)
     noise = add_noise(samples, 10.0, "a") - samples
     assert np.square(samples).mean() / np.square(noise).mean() == pytest.approx(10, rel=0.05)
@@ -110,14 +118,14 @@ def test_the_rate_with_the_lowest_loss_is_taken() -> None:
 
 @pytest.fixture
 def threads() -> Iterator[None]:
-    """Runs set the number of threads of their process, which is this one here."""
+    """Restore the number of threads, which runs set for their process: here, for this one."""
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
 
 
 def toy_recipe(folder: Path) -> tuple[Path, Path]:
-    """A study of a few seconds, and its corpus."""
+    """Recipe of a few seconds, and its corpus."""
     corpus = make_corpus(folder / "corpus", count=6)
     recipe = yaml.safe_load((Path(study.__file__).parent / "cells.yaml").read_text())
     recipe["trainer"] |= {"max_epochs": 2, "log_every_n_steps": 1}
@@ -127,7 +135,7 @@ def toy_recipe(folder: Path) -> tuple[Path, Path]:
     return folder / "toy.yaml", corpus
 
 
-def test_a_study_leaves_tables_and_plots_and_does_nothing_twice(
+def test_a_study_writes_tables_and_plots_and_repeats_no_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], threads: None
 ) -> None:
     (recipe, corpus), out = toy_recipe(tmp_path), tmp_path / "exp"
@@ -147,11 +155,11 @@ def test_a_study_leaves_tables_and_plots_and_does_nothing_twice(
     assert len(found["losses"]) == 2 and found["seconds"] > 0
     assert set(found["wer"]) == {"dev", "test"} and len(found["wer"]["dev"]) == 5
 
-    # A run that was trained but not measured is not trained again; the others are not touched at all.
+    # A run that was trained but not measured is not trained again; the others are left alone.
     times = {path: path.stat().st_mtime_ns for path in files[1:]}
     files[0].unlink()
     study.main(toy)
-    assert json.loads(files[0].read_text()) == found  # with the first training's seconds and losses
+    assert json.loads(files[0].read_text()) == found  # including seconds and losses of the first training
     assert {path: path.stat().st_mtime_ns for path in files[1:]} == times
     assert (out / "tables.md").read_text() == text
 

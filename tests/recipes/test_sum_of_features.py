@@ -1,4 +1,4 @@
-"""The textbook's first example learns, and says the same each time."""
+"""The textbook's first example learns, reproducibly."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from recipes.cells.sum_of_features import learn
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-def test_the_sum_is_learnt_far_better_than_by_its_mean(seed: int) -> None:
+def test_the_sum_is_learnt(seed: int) -> None:
     outcome = learn(seed)
     assert outcome.predictions.shape == outcome.targets.shape == (100,)
     assert 25 < outcome.error_of_mean < 100  # the variance of a sum of 50 is 50

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import soundfile
+from rich.cells import cell_len
 from rich.console import Console
 
 from asr import manifest
@@ -12,12 +13,12 @@ from asr.cli import main
 from asr.errors import ManifestError
 from asr.inference.transcriber import Transcriber, load_model
 from asr.manifest import Utterance
-from asr.scoring.evaluate import Problem, Report, evaluate, summarize
+from asr.scoring.evaluate import Report, evaluate, summarize
 from asr.scoring.report import print_report
 from asr.scoring.wer import Counts, score, write_details
 from tests.standin import speak, write_bundle
 
-SPOKEN = {  # id: (speaker, reference, what the recording says)
+SPOKEN = {  # id: (speaker, reference, text that the stand-in recognises)
     "a1": ("ann", "ONE TWO THREE", "ONE TWO THREE"),
     "a2": ("ann", "FOUR FIVE", "FOUR SIX NINE"),
     "b1": ("bob", "SEVEN", ""),
@@ -71,16 +72,14 @@ def test_unreadable_recordings_are_listed_not_scored(model: Transcriber, tmp_pat
     (tmp_path / "a2.flac").write_bytes(b"")
     (tmp_path / "b2.flac").unlink()
     report = evaluate(model, [path])
-    assert report.problems == (
-        Problem("a2", f"{tmp_path}/a2.flac: cannot read the recording (the file is empty)"),
-        Problem("b2", f"{tmp_path}/b2.flac: cannot read the recording (no such file)"),
-    )
+    assert [problem.id for problem in report.problems] == ["a2", "b2"]
+    assert all(f"{p.id}.flac: cannot read the recording" in p.reason for p in report.problems)
     assert [s.id for s in report.scores] == ["a1", "b1", "b3"]
     assert report.words == Counts(hits=7, deletions=1)
     text = rendered(report)
     assert "3 of 5 utterances scored" in text
     assert "could not be scored: 2" in text
-    assert f"  b2: {tmp_path}/b2.flac: cannot read the recording (no such file)" in text
+    assert f"  b2: {tmp_path}/b2.flac: cannot read the recording" in text
 
 
 def test_nothing_scored(model: Transcriber, tmp_path: Path) -> None:
@@ -94,12 +93,11 @@ def test_nothing_scored(model: Transcriber, tmp_path: Path) -> None:
 
 def test_an_utterance_in_two_manifests(model: Transcriber, tmp_path: Path) -> None:
     first, second = corpus(tmp_path, ["a1", "a2"], "1.jsonl"), corpus(tmp_path, ["a2"], "2.jsonl")
-    with pytest.raises(ManifestError) as error:
+    with pytest.raises(ManifestError, match=f"{second}: .*'a2'.* another manifest"):
         evaluate(model, [first, second])
-    assert str(error.value) == f"{second}: the id 'a2' stands in two manifests; evaluate them one by one"
 
 
-def test_references_are_used_as_they_stand(model: Transcriber, tmp_path: Path) -> None:
+def test_references_are_not_normalised(model: Transcriber, tmp_path: Path) -> None:
     path = corpus(tmp_path, ["a1"])
     path.write_text(path.read_text(encoding="utf-8").replace("ONE TWO", "one TWO"), encoding="utf-8")
     assert evaluate(model, [path]).words == Counts(hits=2, substitutions=1)
@@ -124,15 +122,8 @@ def test_json_holds_every_count() -> None:
     row = json.loads(example().to_json())
     assert row["utterances"] == 3
     interval = row["wer"].pop("interval")
-    assert row["wer"] == {
-        "rate": 3 / 11,
-        "errors": 3,
-        "length": 11,
-        "hits": 9,
-        "substitutions": 2,
-        "deletions": 0,
-        "insertions": 1,
-    }
+    counts = {"hits": 9, "substitutions": 2, "deletions": 0, "insertions": 1}
+    assert row["wer"] == {"rate": 3 / 11, "errors": 3, "length": 11, **counts}
     assert interval["unit"] == "speaker" and interval["units"] == 3
     assert 0 <= interval["low"] < 3 / 11 < interval["high"] <= 2
     assert row["cer"]["length"] == len("A [B] C DA B C D E FA")
@@ -145,12 +136,36 @@ def test_rendering() -> None:
     lines = [line.rstrip() for line in rendered(example()).splitlines()]
     [wer] = [line.split() for line in lines if line.startswith("WER")]
     assert wer[:3] == ["WER", "27.27", "%"] and wer[-5:] == ["3", "2", "0", "1", "11"]
-    assert "3 of 3 utterances scored, 1.00 h of audio in 36.0 s: real-time factor 0.0100" in lines
-    assert "interval: bootstrap over 3 speakers; with so few speakers it is rough" in lines
+    assert "3 of 3 utterances scored" in lines
+    assert "1.00 h of audio in 36.0 s: real-time factor 0.0100" in lines
+    assert any(line.startswith("interval: bootstrap over 3 speakers; rough") for line in lines)
     start = lines.index("u1, speaker s1: word errors 1, words 4")
     assert lines[start + 1 : start + 4] == ["  REF: A [B] C D", "  HYP: A [B] X D", "             S"]
     assert lines.index("u3, speaker s3: word errors 2, words 1") < start
     assert not any(line.startswith("u2,") for line in lines)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "sp",
+        "speaker-of-24-columns-42",
+        "one-too-many-27-columns-123",
+        "corpus/part/" * 9 + "84",
+        "録音された話者の名前一二三四五六",
+    ],
+)
+def test_tables_fit_80_columns_with_whole_names(name: str) -> None:
+    scores = [score(f"u{i}", "A B C " * 30_000, "A B D " * 30_000, s) for i, s in enumerate((name, "bob"))]
+    lines = rendered(
+        summarize(scores, [], audio_seconds=1e6, processing_seconds=1e5), 80, worst=0
+    ).splitlines()
+    assert [line for line in lines if cell_len(line) > 80] == [name] * (len(name) > 80)
+    (row,) = [i for i, line in enumerate(lines) if line.split()[:1] == [name]]
+    (bob,) = [line for line in lines if line.startswith("bob ")]
+    numbers = (lines[row] if cell_len(name) <= 26 else lines[row + 1]).removeprefix(name)
+    assert numbers.split() == bob.split()[1:]
+    assert "…" not in "".join(lines)
 
 
 def test_rendering_is_limited() -> None:
@@ -163,19 +178,14 @@ def test_rendering_without_speakers() -> None:
     anonymous = summarize([replace(s, speaker=None) for s in example().scores])
     text = rendered(anonymous)
     assert "bootstrap over 3 utterances\n" in text
-    assert "utterances  WER" not in text and "u3: word errors 2, words 1" in text
+    assert "speaker  utt." not in text and "u3: word errors 2, words 1" in text
     assert anonymous.speakers == []
 
 
-def test_the_compare_command_reads_two_files_of_details(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_compare_two_files_of_details(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name, hypothesis in (("a", "SO IT WAS"), ("b", "SO IT IS")):
         rows = [score(f"u{i}", "SO IT IS", hypothesis) for i in range(4)]
         write_details(tmp_path / f"{name}.jsonl", rows)
     assert main(["compare", str(tmp_path / "a.jsonl"), str(tmp_path / "b.jsonl")]) == 0
-    expected = (
-        "WER of B minus WER of A: -33.33 points, 95 % interval -33.33 to -33.33; "
-        "B is better in 100.0 % of the bootstrap's replicates\n"
-    )
-    assert capsys.readouterr().out == expected
+    out = capsys.readouterr().out
+    assert "-33.33 points, 95 % interval -33.33 to -33.33" in out and "100.0 %" in out

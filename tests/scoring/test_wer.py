@@ -47,7 +47,7 @@ def test_rates() -> None:
 
 
 def edit_distance(a: tuple[str, ...], b: tuple[str, ...]) -> int:
-    """Levenshtein's distance straight from its definition."""
+    """Levenshtein distance by its recursive definition."""
 
     @cache
     def distance(i: int, j: int) -> int:
@@ -60,7 +60,7 @@ def edit_distance(a: tuple[str, ...], b: tuple[str, ...]) -> int:
 
 
 @given(SENTENCES, SENTENCES)
-def test_errors_are_the_least_possible(reference: str, hypothesis: str) -> None:
+def test_errors_are_minimal(reference: str, hypothesis: str) -> None:
     result = score("u", reference, hypothesis)
     for counts, a, b in (
         (result.words, tuple(reference.split()), tuple(hypothesis.split())),
@@ -72,9 +72,7 @@ def test_errors_are_the_least_possible(reference: str, hypothesis: str) -> None:
 
 
 @given(st.lists(st.tuples(SENTENCES, SENTENCES), max_size=8), st.randoms())
-def test_a_corpus_is_the_sum_in_any_order_and_any_batches(
-    pairs: list[tuple[str, str]], shuffler: random.Random
-) -> None:
+def test_corpus_counts_are_sums(pairs: list[tuple[str, str]], shuffler: random.Random) -> None:
     scores = [score(str(i), *pair) for i, pair in enumerate(pairs)]
     whole = total(s.words for s in scores)
     assert whole.errors == sum(edit_distance(tuple(r.split()), tuple(h.split())) for r, h in pairs)
@@ -84,10 +82,9 @@ def test_a_corpus_is_the_sum_in_any_order_and_any_batches(
     assert total([total(s.words for s in scores[:cut]), total(s.words for s in scores[cut:])]) == whole
 
 
-def test_a_corpus_is_not_the_mean_of_rates() -> None:
+def test_the_corpus_rate_is_not_the_mean_of_rates() -> None:
     scores = [score("short", "A", "B"), score("long", "A B C D E F G H I", "A B C D E F G H I")]
     assert total(s.words for s in scores).rate == 0.1
-    assert sum(s.words.rate for s in scores) / 2 == 0.5
 
 
 def test_alignment_in_three_lines() -> None:
@@ -96,22 +93,19 @@ def test_alignment_in_three_lines() -> None:
         "HYP: QUITE * BIT OF AN SENTENCES",
         "           D         I         S",
     ]
-
-
-def test_alignment_of_nothing() -> None:
     assert align("", "A B").splitlines() == ["REF: * *", "HYP: A B", "     I I"]
     assert align("A B", "").splitlines() == ["REF: A B", "HYP: * *", "     D D"]
     assert align("", "").splitlines() == ["REF:", "HYP:"]
 
 
-def test_long_alignments_are_cut_into_blocks() -> None:
+def test_long_alignments_are_wrapped() -> None:
     words = ["ONE", "TWO", "THREE", "FOUR"] * 10
     lines = align(" ".join(words), "ONE TWO THREE FIVE " * 10, width=40).splitlines()
     assert max(map(len, lines)) <= 40
     assert "".join(line[5:] + " " for line in lines if line.startswith("REF")).split() == words
 
 
-def test_details_come_back_as_they_were(tmp_path: Path) -> None:
+def test_details_round_trip(tmp_path: Path) -> None:
     scores = [score("1", "É B", "E B", "me"), score("2", "", "A")]
     write_details(tmp_path / "details.jsonl", scores)
     lines = (tmp_path / "details.jsonl").read_text(encoding="utf-8").splitlines()
@@ -127,12 +121,11 @@ def test_details_come_back_as_they_were(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("line", ["{", "[]", '{"id": "3"}', '{"id": "3", "words": {"hit": 1}}'])
-def test_details_that_are_not(tmp_path: Path, line: str) -> None:
+def test_damaged_details(tmp_path: Path, line: str) -> None:
     path = tmp_path / "details.jsonl"
     write_details(path, [score("1", "A", "A")])
     path.write_text(path.read_text(encoding="utf-8") + line + "\n", encoding="utf-8")
-    with pytest.raises(ManifestError) as error:
+    with pytest.raises(ManifestError, match=f"{path}:2: not a line of"):
         read_details(path)
-    assert str(error.value) == f"{path}:2: not a line of `asr evaluate --details`"
     with pytest.raises(ManifestError, match="cannot read the details"):
         read_details(tmp_path / "none.jsonl")
