@@ -1,8 +1,8 @@
 """Posteriors -> words with times and confidence, by what a bundle holds and what the user asks for."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,22 @@ class DecodingOptions:
     lm: Path | None = None
     lexicon: Path | None = None
     beam: BeamOptions | None = None
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """Decoder options of a loaded model; what is not given is as the bundle has it.
+
+    `settings` overrides fields of the beam search's options by name, e.g. {"lm_weight": 0.5}; the command's
+    flags for them derive from asr.decoding.beam.DecodingOptions. Any setting selects beam search.
+    """
+
+    greedy: bool = field(default=False, metadata={"help": "greedy decoding: no beam search, no LM"})
+    lm: Path | None = field(default=None, metadata={"help": "language model, as written by asr lm"})
+    lexicon: Path | None = field(
+        default=None, metadata={"help": "restrict output to these words: lines of WORD<tab>T O K E N S"}
+    )
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Decoder:

@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -24,6 +25,23 @@ Audio = str | Path | np.ndarray
 
 LEAST_SAMPLES = FrameGrid().window
 """A window of the log-mel features; less gives no frame."""
+
+
+@dataclass(frozen=True)
+class TranscribeOptions:
+    """Options of one transcription: the same for every `transcribe*` method, the command and a server.
+
+    What belongs to the loaded model (language model, lexicon, beam) is in asr.inference.decoder.LoadOptions.
+    """
+
+    channel: Channel = field(default="mix", metadata={"help": "mix, a channel number from 0, or split"})
+    hotwords: tuple[str, ...] = field(
+        default=(), metadata={"help": "word or phrase to favour; may be repeated", "flag": "--hotword"}
+    )
+    hotword_boost: float = field(
+        default=1.0, metadata={"help": "score per character of a hotword, natural log"}
+    )
+    n_best: int = field(default=1, metadata={"help": "number of hypotheses listed in JSON"})
 
 
 class Transcriber:
