@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from asr import audio, media
+from asr import audio
 from asr.errors import AudioError
 
 FORMATS = {
@@ -117,7 +117,7 @@ def test_blocks_join_without_a_seam(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         whole = audio.read(path)
         for block in (60_000, 20_000, 999):
             with monkeypatch.context() as patch:
-                patch.setattr(media, "_BLOCK_BYTES", 8 * block)
+                patch.setattr(audio, "_BLOCK_BYTES", 8 * block)
                 np.testing.assert_array_equal(audio.read(path), whole)
 
 

@@ -16,7 +16,7 @@ import pytest
 import soundfile
 import soxr
 
-from asr import audio, media
+from asr import audio
 from asr.errors import AudioError
 from tests.test_audio import refusal, sine
 
@@ -146,7 +146,7 @@ def test_what_cannot_be_opened(tmp_path: Path) -> None:
 def test_a_file_that_grows_while_it_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    monkeypatch.setattr(media, "_BLOCK_BYTES", 4_000)
+    monkeypatch.setattr(audio, "_BLOCK_BYTES", 4_000)
     path = tmp_path / "a"
     soundfile.write(path, sine(16_000), 16_000, format=kind, subtype="PCM_16")
     expected, content = audio.read(path), path.read_bytes()
@@ -161,7 +161,7 @@ def test_a_file_that_grows_while_it_is_read(
 def test_a_file_that_shrinks_while_it_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    monkeypatch.setattr(media, "_BLOCK_BYTES", 4_000)
+    monkeypatch.setattr(audio, "_BLOCK_BYTES", 4_000)
     path = tmp_path / "a"
     soundfile.write(path, np.random.default_rng(0).uniform(-0.5, 0.5, 200_000), 16_000, format=kind)
     blocks = audio.stream(path)
@@ -196,7 +196,7 @@ def test_a_disk_that_fails(
 
 
 def test_a_damaged_part_comes_after_the_good_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(media, "_BLOCK_BYTES", 4_000)
+    monkeypatch.setattr(audio, "_BLOCK_BYTES", 4_000)
     path = tmp_path / "a.flac"
     soundfile.write(path, np.random.default_rng(0).uniform(-0.5, 0.5, 50_000), 16_000)
     whole = audio.read(path)

@@ -11,7 +11,7 @@ import pytest
 import soundfile
 
 from asr import audio
-from asr.containers import CHAINED, CUT
+from asr.audio import CHAINED, CUT
 from asr.errors import AudioError
 
 RATE = 16_000

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from asr import audio, containers, media
+from asr import audio
 from asr.errors import AudioError
 
 RATE = 48_000
@@ -140,14 +140,14 @@ def test_a_part_is_never_taken_for_the_whole(tmp_path: Path, name: str, share: f
 def test_messages(tmp_path: Path) -> None:
     mkv = encode("mkv, aac", tmp_path)
     start = mkv.index(b"\x18\x53\x80\x67") + 12
-    expected = containers.CUT.format(f"{1000 - start} of {len(mkv) - start} bytes")
+    expected = audio.CUT.format(f"{1000 - start} of {len(mkv) - start} bytes")
     assert refusal(tmp_path / "a", mkv[:1000]) == expected
     ts = encode("mpeg-ts", tmp_path)
-    assert refusal(tmp_path / "a", ts[:-1]) == containers.CUT.format("187 of 188 bytes of its last packet")
+    assert refusal(tmp_path / "a", ts[:-1]) == audio.CUT.format("187 of 188 bytes of its last packet")
     damaged = bytearray(encode("aac", tmp_path))
     second = damaged.index(damaged[:3], len(damaged) // 2)
     damaged[second + 10 : second + 200] = bytes(190)
-    assert refusal(tmp_path / "a", bytes(damaged)) == containers.CUT.format(
+    assert refusal(tmp_path / "a", bytes(damaged)) == audio.CUT.format(
         "invalid data found when processing input"
     )
     mp4 = encode("mp4", tmp_path)
@@ -231,10 +231,10 @@ def test_no_other_file_is_opened(tmp_path: Path) -> None:
             reason = refusal(tmp_path / name, text.encode())
             assert reason == "cannot read the recording (Format not recognised)"
     playlist = b"#EXTM3U\n#EXT-X-TARGETDURATION:3\n#EXTINF:3,\nsecret.mp4\n#EXT-X-ENDLIST\n"
-    view = containers.View(io.BytesIO(playlist))
+    view = audio.View(io.BytesIO(playlist))
     with (
         pytest.raises(AudioError, match=r"it refers to another file, 'secret\.mp4'"),
-        media.open_track(view, ("playlist", "hls"), "a"),  # even if FFmpeg had guessed
+        audio.open_ffmpeg(view, ("playlist", "hls"), "a"),  # even if FFmpeg had guessed
     ):
         pass
 
