@@ -481,9 +481,7 @@ def _sample_spans(file: BinaryIO, size: int, head: bytes) -> Iterator[tuple[int,
         yield from _chunk_spans(file, size, layout, long_size)
 
 
-def _chunk_spans(
-    file: BinaryIO, size: int, chunks: _Chunks, long_size: int = 0
-) -> Iterator[tuple[int, int]]:
+def _chunk_spans(file: BinaryIO, size: int, chunks: _Chunks, long_size: int = 0) -> Iterator[tuple[int, int]]:
     """Walk the chunks; `long_size` is RF64's 64-bit size, stored elsewhere (EBU Tech 3306)."""
     position, width = chunks.first, struct.calcsize(chunks.header)
     for _ in range(_MOST_CHUNKS):

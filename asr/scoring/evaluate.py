@@ -12,7 +12,7 @@ from typing import Any
 from asr import manifest
 from asr.errors import AsrError, ManifestError
 from asr.inference.pipeline import Source
-from asr.inference.transcriber import Transcriber, file_source
+from asr.inference.transcriber import TranscribeOptions, Transcriber, file_source
 from asr.manifest import Utterance
 from asr.scoring.bootstrap import Interval, interval
 from asr.scoring.calibration import JudgedWord, Quality, judge, measure
@@ -144,13 +144,19 @@ def recording_of(utterance: Utterance) -> Source:
     return file_source(utterance.audio_filepath)
 
 
-def evaluate(model: Transcriber, manifests: Sequence[Path], progress: bool = False, seed: int = 0) -> Report:
+def evaluate(
+    model: Transcriber,
+    manifests: Sequence[Path],
+    progress: bool = False,
+    seed: int = 0,
+    options: TranscribeOptions = TranscribeOptions(),
+) -> Report:
     """Transcribe the utterances of all manifests and score them against their texts as they stand there.
 
     What cannot be read or decoded is not scored but listed in the report's `problems`. `progress` shows a
     bar on standard error where that is a terminal. Raises ManifestError.
     """
-    return evaluate_utterances(model, read_all(manifests), progress=progress, seed=seed)
+    return evaluate_utterances(model, read_all(manifests), progress=progress, seed=seed, options=options)
 
 
 def evaluate_utterances(
@@ -160,6 +166,7 @@ def evaluate_utterances(
     progress: bool = False,
     title: str = "transcribing",
     seed: int = 0,
+    options: TranscribeOptions = TranscribeOptions(),
 ) -> Report:
     """As `evaluate`, of what `source_of` makes of each utterance; `title` stands before the bar."""
     scores: list[UtteranceScore] = []
@@ -167,7 +174,7 @@ def evaluate_utterances(
     judged: list[JudgedWord] = []
     audio_seconds = 0.0
     begin = time.perf_counter()
-    transcripts = model.transcribe_sources(source_of(u) for u in utterances)
+    transcripts = model.transcribe_sources((source_of(u) for u in utterances), options)
     tracked = _tracked(transcripts, len(utterances), title) if progress else transcripts
     for utterance, transcript in zip(utterances, tracked, strict=True):
         if isinstance(transcript, AsrError):

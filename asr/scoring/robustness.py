@@ -13,7 +13,7 @@ from rich.text import Text
 
 from asr.errors import AsrError
 from asr.files import atomic_write
-from asr.inference.transcriber import Transcriber
+from asr.inference.transcriber import TranscribeOptions, Transcriber
 from asr.manifest import Utterance
 from asr.scoring.bootstrap import Interval
 from asr.scoring.conditions import CLEAN, Condition, apply_condition
@@ -54,12 +54,15 @@ def measure(
     name: str = "white",
     seed: int = 0,
     progress: bool = False,
+    options: TranscribeOptions = TranscribeOptions(),
 ) -> Robustness:
     """Evaluate a model under each condition; `name` is that of the noise. Raises AsrError without PyAV."""
     reports = {}
     for condition in conditions:
         source_of = partial(apply_condition, condition=condition, noise=noise, seed=seed)
-        reports[condition] = evaluate_utterances(model, utterances, source_of, progress, condition.name)
+        reports[condition] = evaluate_utterances(
+            model, utterances, source_of, progress, condition.name, options=options
+        )
     return Robustness(reports, name, seed)
 
 

@@ -11,9 +11,10 @@ import numpy as np
 from rapidfuzz.distance import Levenshtein
 
 from asr.decoding.beam import BeamDecoder, BeamHypothesis, BeamOptions
+from asr.decoding.settings import GREEDY_TEMPERATURE, TEMPERATURE
 from asr.errors import AsrError
 from asr.files import atomic_write
-from asr.inference.decoder import GREEDY_TEMPERATURE, TEMPERATURE, Decoder, DecodingOptions
+from asr.inference.decoder import Decoder, LoadOptions
 from asr.inference.engine import usable_cores
 from asr.inference.transcriber import load_model
 from asr.manifest import Utterance
@@ -139,7 +140,7 @@ class TunedBundle:
 
 
 def tune_bundle(
-    bundle: Path, manifests: Sequence[Path], decoding: DecodingOptions, threads: int | None = None
+    bundle: Path, manifests: Sequence[Path], decoding: LoadOptions, threads: int | None = None
 ) -> TunedBundle:
     """Tune a bundle on manifests: weight of its language model, word bonus, temperature of confidences.
 

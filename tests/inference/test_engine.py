@@ -123,9 +123,5 @@ def test_graph_of_something_else(tmp_path: Path) -> None:
     model.graph.node[3].input[0] = "audio"
     onnx.save(model, tmp_path / "model.onnx")
     config = write_config(tmp_path, read_config(tmp_path))
-    with pytest.raises(BundleError) as error:
+    with pytest.raises(BundleError, match=r"model\.onnx: not a graph written by asr \(it has \['audio'"):
         Engine(tmp_path, config)
-    assert str(error.value) == (
-        f"{tmp_path}/model.onnx: not a graph written by asr "
-        "(it has ['audio', 'frames', 'lengths', 'log_probs']); export the bundle again"
-    )

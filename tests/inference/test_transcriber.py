@@ -14,7 +14,7 @@ from asr.decoding.hypothesis import Word
 from asr.errors import AsrError, AudioError, BundleError
 from asr.inference import pipeline as pipeline_module
 from asr.inference.pipeline import Source
-from asr.inference.transcriber import Transcriber, load_model
+from asr.inference.transcriber import TranscribeOptions, Transcriber, load_model
 from asr.inference.transcript import Transcript
 from tests.standin import FRAME, speak, write_bundle
 
@@ -151,7 +151,8 @@ def test_eight_threads_share_a_model(model: Transcriber) -> None:
     texts = [f"{a} AND {b}" for a in ("ONE", "TWO") for b in ("CAT", "DOG", "BIRD", "FISH")]
     with ThreadPoolExecutor(8) as pool:
         for _ in range(3):
-            results = pool.map(lambda text: model.transcribe(speak(text), hotwords=[text[:3]]).text, texts)
+            options = [TranscribeOptions(hotwords=(text[:3],)) for text in texts]
+            results = pool.map(lambda t, o: model.transcribe(speak(t), options=o).text, texts, options)
             assert list(results) == texts
 
 
@@ -177,14 +178,14 @@ def test_damage_at_the_end_of_a_long_file_spoils_only_that(
 
 def test_channels_by_themselves(model: Transcriber) -> None:
     both = np.stack([speak("LEFT" + 20 * " "), speak(10 * " " + "RIGHT" + 9 * " ")], axis=1)
-    assert model.transcribe(both, channel=0).text == "LEFT"
-    assert model.transcribe(both, channel=1).text == "RIGHT"
-    split = model.transcribe(both, channel="split")
+    assert model.transcribe(both, options=TranscribeOptions(channel=0)).text == "LEFT"
+    assert model.transcribe(both, options=TranscribeOptions(channel=1)).text == "RIGHT"
+    split = model.transcribe(both, options=TranscribeOptions(channel="split"))
     assert [(segment.channel, segment.text) for segment in split.segments] == [(0, "LEFT"), (1, "RIGHT")]
     with pytest.raises(AudioError, match="channel"):
-        model.transcribe(both, channel=2)
+        model.transcribe(both, options=TranscribeOptions(channel=2))
     with pytest.raises(AudioError, match="no channel left; it has 2, counted from 0"):
-        model.transcribe(both, channel="left")  # type: ignore[arg-type]
+        model.transcribe(both, options=TranscribeOptions(channel="left"))  # type: ignore[arg-type]
     with pytest.raises(AudioError, match="one channel at a time"):
         model.posteriors(both, channel="split")  # type: ignore[arg-type]
     assert len(model.posteriors(both.astype(np.float16), 8_000, channel=1)) == 2 * 72
@@ -193,7 +194,7 @@ def test_channels_by_themselves(model: Transcriber) -> None:
 def test_n_best(model: Transcriber) -> None:
     assert model.transcribe(speak("A")).n_best == ()
     between = np.repeat(np.array([3.5, 0], dtype=np.float32) / 32, FRAME)  # as likely A as B
-    n_best = model.transcribe(between, n_best=3).n_best
+    n_best = model.transcribe(between, options=TranscribeOptions(n_best=3)).n_best
     assert {entry.text for entry in n_best} == {"A", "B"}
     assert [entry.score for entry in n_best] == pytest.approx([np.log(0.5)] * 2, abs=1e-3)
 

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asr.frames import FrameGrid
-from asr.inference.windows import Chunker, batches
+from asr.inference.engine import Chunker, batches
 
 GRID = FrameGrid()
 
