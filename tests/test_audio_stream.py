@@ -9,7 +9,7 @@ import threading
 import tracemalloc
 from contextlib import nullcontext
 from pathlib import Path
-from typing import BinaryIO
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -91,23 +91,18 @@ def test_odd_but_readable(tmp_path: Path, samples: np.ndarray, rate: int) -> Non
     np.testing.assert_allclose(found, expected, atol=1e-7 if rate == 16_000 else 0.05)
 
 
-class _Stdin:
-    def __init__(self, file: BinaryIO) -> None:
-        self.buffer = file
-
-
 @pytest.mark.parametrize("kind", ["WAV", "FLAC", "MP3", "OGG"])
 def test_standard_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     path = tmp_path / "file"
     soundfile.write(path, sine(16_000), 16_000, format=kind)
     expected = audio.read(path)
     with path.open("rb") as file:
-        monkeypatch.setattr(sys, "stdin", _Stdin(file))
+        monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=file))
         np.testing.assert_array_equal(audio.read(Path("-")), expected)
     pipe, end = os.pipe()
     writer = threading.Thread(target=lambda: Path(f"/dev/fd/{end}").write_bytes(path.read_bytes()))
     with open(pipe, "rb") as file:  # noqa: PTH123 - a descriptor
-        monkeypatch.setattr(sys, "stdin", _Stdin(file))
+        monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=file))
         writer.start()
         while not file.peek(1):
             pass
@@ -120,11 +115,11 @@ def test_standard_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: s
 def test_standard_input_that_holds_no_recording(monkeypatch: pytest.MonkeyPatch) -> None:
     master, slave = os.openpty()
     with open(slave, "rb") as terminal:  # noqa: PTH123 - a descriptor
-        monkeypatch.setattr(sys, "stdin", _Stdin(terminal))
+        monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=terminal))
         for path in (Path("-"), Path(os.ttyname(slave))):
             assert "it is a terminal" in refusal(path)
     os.close(master)
-    monkeypatch.setattr(sys, "stdin", _Stdin(io.BytesIO(b"hello")))
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(b"hello")))
     assert "standard input" in refusal(Path("-"))
     monkeypatch.setattr(sys, "stdin", None)
     assert "closed" in refusal(Path("-"))

@@ -11,20 +11,10 @@ from rich.filesize import decimal
 from asr.decoding.lexicon import read_lexicon
 from asr.decoding.settings import bundle_options
 from asr.lm import packed
-from asr.model.bundle import (
-    CARD,
-    CONFIG,
-    LEXICON,
-    LM,
-    ONNX,
-    SCALE,
-    WEIGHTS,
-    BundleConfig,
-    read_config,
-    read_model_file,
-)
+from asr.model import bundle
+from asr.model.bundle import LEXICON, LM, ONNX, WEIGHTS, BundleConfig
 
-_FILES = (ONNX, WEIGHTS, LM, LEXICON, CARD, CONFIG)
+_FILES = (ONNX, WEIGHTS, LM, LEXICON, bundle.CARD, bundle.CONFIG)
 _NO_PARAMETERS = ("__metadata__", "mean", "std")
 """Entries of model.safetensors: format data, and statistics that are not trained."""
 
@@ -73,10 +63,10 @@ class BundleInfo:
 
 def read_info(folder: Path) -> BundleInfo:
     """Read and verify a bundle. Raises BundleError, LanguageModelError or DecodingError if damaged."""
-    config = read_config(folder)
+    config = bundle.read_config(folder)
     for name in (ONNX, WEIGHTS):
         if name == ONNX or name in config.sha256 or (folder / name).exists():
-            read_model_file(folder, config, name)
+            bundle.read_model_file(folder, config, name)
     bundle_options(folder, config.decoding)
     lm, lexicon = folder / LM, folder / LEXICON
     return BundleInfo(
@@ -99,7 +89,7 @@ def count_parameters(folder: Path, config: BundleConfig) -> int | None:
             header = json.loads(file.read(length))
     except (OSError, ValueError):
         return None
-    names = (name for name in header if name not in _NO_PARAMETERS and not name.endswith(SCALE))
+    names = (name for name in header if name not in _NO_PARAMETERS and not name.endswith(bundle.SCALE))
     return sum(int(math.prod(header[name]["shape"])) for name in names)
 
 
