@@ -1,16 +1,23 @@
-"""Compact, exact speech recognition: `asr.load_model("bundle").transcribe("talk.mp3").text`."""
+"""Compact speech recognition: `asr.load_model("bundle").transcribe("talk.mp3").text`."""
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from asr.decoding.hypothesis import Alternative, Word
-    from asr.inference.transcriber import Transcriber, load_model, transcribe
+    from asr.inference.decoder import LoadOptions
+    from asr.inference.transcriber import TranscribeOptions, Transcriber, load_model, transcribe
     from asr.inference.transcript import Segment, Transcript
+
+# Before any module imports onnxruntime, whose Linux wheels else write a device id and look up a host.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _HOMES = {
     "Alternative": "asr.decoding.hypothesis",
+    "LoadOptions": "asr.inference.decoder",
     "Segment": "asr.inference.transcript",
+    "TranscribeOptions": "asr.inference.transcriber",
     "Transcriber": "asr.inference.transcriber",
     "Transcript": "asr.inference.transcript",
     "Word": "asr.decoding.hypothesis",
@@ -18,11 +25,21 @@ _HOMES = {
     "transcribe": "asr.inference.transcriber",
 }
 
-__all__ = ["Alternative", "Segment", "Transcriber", "Transcript", "Word", "load_model", "transcribe"]
+__all__ = [
+    "Alternative",
+    "LoadOptions",
+    "Segment",
+    "TranscribeOptions",
+    "Transcriber",
+    "Transcript",
+    "Word",
+    "load_model",
+    "transcribe",
+]
 
 
 def __getattr__(name: str) -> Any:
-    """Import the public names when they are first asked for, so that `import asr` costs nothing."""
+    """Import public names on first use, so that `import asr` is cheap."""
     if name not in _HOMES:
         raise AttributeError(f"module 'asr' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)

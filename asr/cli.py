@@ -114,10 +114,10 @@ def tune(options: argparse.Namespace) -> int:
 def align(options: argparse.Namespace) -> int:
     """`asr align AUDIO TEXT --model BUNDLE`."""
     from asr.inference import transcriber, writers
-    from asr.inference.decoder import DecodingOptions
+    from asr.inference.decoder import LoadOptions
 
     text = _text(options.text)
-    decoding = DecodingOptions(greedy=True, lexicon=options.lexicon)
+    decoding = LoadOptions(greedy=True, lexicon=options.lexicon)
     transcript = transcriber.load_model(options.model, options.threads, decoding).align(options.audio, text)
     if options.json:
         open_output("utf-8")

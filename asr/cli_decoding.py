@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from asr.errors import UsageError
 
 if TYPE_CHECKING:
-    from asr.inference.decoder import DecodingOptions
+    from asr.inference.decoder import LoadOptions
+    from asr.inference.transcriber import TranscribeOptions
 
 MODEL = "model bundle, as written by asr train (box: the English model that ships)"
 
@@ -25,7 +26,7 @@ _BEAM = (
 
 
 def add_decoding(command: argparse.ArgumentParser, greedy: bool = True) -> None:
-    """Add --threads and all that DecodingOptions can be set by."""
+    """Add --threads and all that LoadOptions can be set by."""
     command.add_argument("--threads", type=positive, help="cores to use (all)")
     group = command.add_argument_group("decoding", "what is not given is as the bundle has it")
     command.set_defaults(greedy=False)
@@ -42,27 +43,39 @@ def add_decoding(command: argparse.ArgumentParser, greedy: bool = True) -> None:
     group.add_argument(
         "--prior-weight", type=float, metavar="X", help="of the priors that asr tune estimates"
     )
-    group.add_argument("--hotword", action="append", metavar="PHRASE", help="listen for it; may be repeated")
-    group.add_argument(
-        "--hotword-boost", type=float, default=1.0, metavar="X", help="added a character (1.0)"
-    )
+    if greedy:
+        group.add_argument(
+            "--hotword",
+            action="append",
+            default=[],
+            metavar="PHRASE",
+            help="word or phrase to favour; may be repeated",
+        )
+        group.add_argument(
+            "--hotword-boost", type=float, default=1.0, metavar="X", help="score per character of it (1.0)"
+        )
 
 
-def decoding_of(options: argparse.Namespace) -> "DecodingOptions":
+def decoding_of(options: argparse.Namespace) -> "LoadOptions":
     """What the user asked for, over what the bundle has; a bundle without any of it is decoded greedily."""
-    from dataclasses import replace
+    from asr.inference.decoder import LoadOptions
 
-    from asr.decoding.hotwords import Hotword
-    from asr.inference.decoder import DecodingOptions, beam_options
-    from asr.model.bundle import read_config
-
-    if options.greedy and (options.lm or options.lexicon or options.hotword or options.beam):
+    if options.greedy and (options.lm or options.lexicon or getattr(options, "hotword", []) or options.beam):
         raise UsageError("--greedy takes no --lm, --lexicon, --hotword or --beam; leave one of them out")
     given = {name: getattr(options, name) for name in _BEAM if getattr(options, name) is not None}
-    if options.hotword:
-        given["hotwords"] = tuple(Hotword(phrase, options.hotword_boost) for phrase in options.hotword)
-    beam = replace(beam_options(options.model, read_config(options.model)), **given) if given else None
-    return DecodingOptions(options.greedy, options.lm, options.lexicon, beam)
+    return LoadOptions(options.greedy, options.lm, options.lexicon, given)
+
+
+def transcribing_of(options: argparse.Namespace) -> "TranscribeOptions":
+    """Options of each transcription."""
+    from asr.inference.transcriber import TranscribeOptions
+
+    return TranscribeOptions(
+        channel=getattr(options, "channel", "mix"),
+        hotwords=tuple(options.hotword),
+        hotword_boost=options.hotword_boost,
+        n_best=getattr(options, "n_best", 1),
+    )
 
 
 def model_folder(text: str) -> Path:

@@ -5,7 +5,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from asr.cli_decoding import add_decoding, decoding_of, manifests, model_folder
+from asr.cli_decoding import add_decoding, decoding_of, manifests, model_folder, transcribing_of
 from asr.console import check_output, open_output
 from asr.errors import UsageError
 
@@ -79,7 +79,9 @@ def evaluate(options: argparse.Namespace) -> int:
     from asr.scoring import evaluate, report, wer
 
     model = load_model(options.model, options.threads, decoding_of(options))
-    result = evaluate.evaluate(model, manifests(options.manifests), progress=True)
+    result = evaluate.evaluate(
+        model, manifests(options.manifests), progress=True, options=transcribing_of(options)
+    )
     try:
         if options.details:
             wer.write_details(options.details, result.scores)
@@ -102,7 +104,9 @@ def _evaluate_conditions(options: argparse.Namespace, asked: "EvaluateOptions") 
         report.check_plot()
         check_output(options.plot)
     model = load_model(options.model, options.threads, decoding_of(options))
-    result = conditions.evaluate_conditions(model, utterances, asked, noise, progress=True)
+    result = conditions.evaluate_conditions(
+        model, utterances, asked, noise, progress=True, transcribing=transcribing_of(options)
+    )
     try:
         _write(options, result)
     finally:

@@ -69,7 +69,7 @@ def export(options: argparse.Namespace) -> int:
 
 def info(options: argparse.Namespace) -> int:
     """`asr info BUNDLE`."""
-    from asr.inference.info import read_info
+    from asr.model.info import read_info
 
     found = read_info(options.bundle)
     if options.json:

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from asr.cli_decoding import MODEL, add_decoding, decoding_of, model_folder, positive
+from asr.cli_decoding import MODEL, add_decoding, decoding_of, model_folder, positive, transcribing_of
 from asr.console import open_output, print_error
 from asr.errors import AsrError, UsageError
 
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from asr.inference.transcript import Transcript
 
 FORMATS = ("txt", "srt", "vtt", "json", "tsv")
-_MOST_ASKED = 500
-"""Recordings whose lengths are asked for before the first is transcribed."""
 
 
 def add_transcribe(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -88,9 +86,8 @@ def transcribe(options: argparse.Namespace) -> int:
         write = _to_files(outputs) if formats else _to_terminal(options.json, len(recordings) > 1, say)
         results = model.transcribe_files(
             (recording.path for recording in recordings),
-            channel=options.channel,
-            n_best=options.n_best,
-            on_audio=on_audio,
+            transcribing_of(options),
+            on_audio,
         )
         for path, transcript in results:
             if isinstance(transcript, AsrError):
@@ -198,19 +195,13 @@ def _progress(recordings: "Sequence[Recording]") -> Iterator[_Progress]:
 
 
 def _seconds(recordings: "Sequence[Recording]") -> float | None:
-    """Length of all that can be read; None where one does not say, or where to ask them takes long."""
+    """Length of a single file; of several none is opened before its turn, so the total is unknown."""
     from asr import audio
 
-    total = 0.0
-    for recording in recordings[: _MOST_ASKED + 1]:
-        # What is no plain file, as a pipe, can be read only once; Path.is_file() fails on names too long.
-        if not os.path.isfile(recording.path) or len(recordings) > _MOST_ASKED:  # noqa: PTH113
-            return None
-        try:
-            seconds = audio.stated_duration(recording.path)
-        except AsrError:
-            continue
-        if seconds is None:
-            return None
-        total += seconds
-    return total
+    # A pipe can be read only once; Path.is_file() fails on names that are too long.
+    if len(recordings) != 1 or not os.path.isfile(recordings[0].path):  # noqa: PTH113
+        return None
+    try:
+        return audio.stated_duration(recordings[0].path)
+    except AsrError:
+        return None

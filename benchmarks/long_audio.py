@@ -21,7 +21,7 @@ import numpy as np
 import soundfile
 
 from asr import audio, manifest
-from asr.inference.decoder import DecodingOptions
+from asr.inference.decoder import LoadOptions
 from asr.inference.transcriber import load_model
 from asr.model.bundle import LM
 from asr.scoring.wer import score, total
@@ -54,9 +54,9 @@ def main() -> None:
         "shortest": min(seconds),
         "longest": max(seconds),
     }
-    result["greedy"] = compare(arguments.model, recordings, DecodingOptions(greedy=True))
+    result["greedy"] = compare(arguments.model, recordings, LoadOptions(greedy=True))
     if (arguments.model / LM).exists():
-        result["with_lm"] = compare(arguments.model, recordings, DecodingOptions())
+        result["with_lm"] = compare(arguments.model, recordings, LoadOptions())
     if arguments.hours:
         result["long"] = long_file(arguments.model, utterances, arguments.hours, arguments.threads)
     print(json.dumps(result, indent=1) if arguments.json else table(result))
@@ -78,7 +78,7 @@ def joined(utterances: "list[Utterance]", seed: int) -> "Iterator[list[Utterance
                 group, wanted = [], random.uniform(LEAST, MOST - 35)
 
 
-def compare(bundle: Path, recordings: "list[list[Utterance]]", options: DecodingOptions) -> dict[str, float]:
+def compare(bundle: Path, recordings: "list[list[Utterance]]", options: LoadOptions) -> dict[str, float]:
     """WER, deletions and insertions in % of the recordings as a whole, and of their utterances one by one."""
     model = load_model(bundle, decoding=options)
     result = {}

@@ -24,7 +24,7 @@ from asr.cli_decoding import positive
 from asr.cli_evaluate import add_conditions
 from asr.console import check_output
 from asr.errors import AsrError
-from asr.inference.decoder import DecodingOptions
+from asr.inference.decoder import LoadOptions
 from asr.inference.transcriber import load_model
 from asr.manifest import Utterance
 from asr.scoring.conditions import (
@@ -58,7 +58,7 @@ def main() -> None:
         if arguments.plot:
             check_plot()
             check_output(arguments.plot)
-        model = load_model(arguments.model, arguments.threads, DecodingOptions(greedy=arguments.greedy))
+        model = load_model(arguments.model, arguments.threads, LoadOptions(greedy=arguments.greedy))
         systems["ours"] = evaluate_conditions(model, utterances, asked, noise)
         reports = {
             c: of_peer(utterances, c, noise, arguments.seed) for c in conditions(asked.snr, asked.tempo)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import numpy as np
 
-    from asr.inference.windows import Window
+    from asr.inference.engine import Window
 
 
 def main() -> None:
@@ -43,7 +43,7 @@ def by_torch(
     from asr.errors import AsrError
     from asr.features.logmel import LogMel, LogMelConfig
     from asr.frames import FrameGrid
-    from asr.inference.decoder import Decoder, DecodingOptions
+    from asr.inference.decoder import Decoder, LoadOptions
     from asr.inference.engine import Engine
     from asr.inference.transcriber import Transcriber
     from asr.model.bundle import read_config
@@ -70,7 +70,7 @@ def by_torch(
             return [row[w.keep_from : w.keep_to] for row, w in zip(rows, windows, strict=True)]
 
     engine = TorchEngine()
-    decoder = Decoder(bundle, config, engine.frame_seconds, DecodingOptions(greedy=is_greedy))
+    decoder = Decoder(bundle, config, engine.frame_seconds, LoadOptions(greedy=is_greedy))
     for path, result in Transcriber(engine, decoder, config, threads).transcribe_files(paths):
         if isinstance(result, AsrError):
             raise result

@@ -55,8 +55,8 @@ def main() -> None:
         deepen(arguments.model, arguments.deepened, arguments.deepen)
         return
     from asr import manifest
-    from asr.inference.info import count_parameters
     from asr.model.bundle import read_config
+    from asr.model.info import count_parameters
 
     utterances = spread(manifest.read(arguments.manifest), arguments.utterances)
     result: dict[str, Any] = {"utterances": len(utterances), "seconds": sum(u.duration for u in utterances)}
@@ -67,7 +67,7 @@ def main() -> None:
             model = work / "deep"
             subprocess.run([sys.executable, "-m", "benchmarks.transcription", *sys.argv[1:],
                             "--deepened", str(model)], check=True)  # fmt: skip
-        result["parameters"] = count_parameters(read_config(model).architecture)
+        result["parameters"] = count_parameters(model, read_config(model))
         for threads in arguments.threads:
             key = "one_thread" if threads == 1 else f"{threads}_threads"
             result[key] = measure(model, utterances, threads, work, arguments)

@@ -15,22 +15,10 @@ from hypothesis import strategies as st
 
 from asr import audio
 from asr.errors import AudioError
+from tests.test_audio import FORMATS
 
-KINDS = {
-    "wav": ("WAV", "PCM_16"),
-    "wav, float": ("WAV", "FLOAT"),
-    "wav, ADPCM": ("WAV", "IMA_ADPCM"),
-    "rf64": ("RF64", "PCM_16"),
-    "w64": ("W64", "PCM_16"),
-    "aiff": ("AIFF", "PCM_16"),
-    "au": ("AU", "PCM_16"),
-    "caf": ("CAF", "ALAC_16"),
-    "sphere": ("NIST", "PCM_16"),
-    "flac": ("FLAC", "PCM_16"),
-    "vorbis": ("OGG", "VORBIS"),
-    "opus": ("OGG", "OPUS"),
-    "mp3": ("MP3", "MPEG_LAYER_III"),
-}
+KINDS = {name: FORMATS[name] for name in FORMATS if "bit" not in name or "16 bit" in name}
+KINDS["wav, ADPCM"] = ("WAV", "IMA_ADPCM")
 MAGIC = (
     *(b"RIFF\xff\xff\xff\xffWAVEfmt ", b"RIFF\0\0\1\0AVI LIST", b"RF64\xff\xff\xff\xffWAVEds64", b"RIFX"),
     *(b"riff.\x91\xcf\x11\xa5\xd6(\xdb\x04\xc1\0\0", b"FORM\0\0\1\0AIFFCOMM", b"FORM\0\0\1\0AIFCFVER"),

@@ -9,20 +9,20 @@ import threading
 import tracemalloc
 from contextlib import nullcontext
 from pathlib import Path
-from typing import BinaryIO
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import soundfile
 import soxr
 
-from asr import audio, media
+from asr import audio
 from asr.errors import AudioError
 from tests.test_audio import refusal, sine
 
 
 @pytest.mark.parametrize("rate", [6_000, 8_000, 11_025, 44_100, 48_000, 384_000])
-def test_blocks_are_resampled_as_the_whole_is(tmp_path: Path, rate: int) -> None:
+def test_resampling_is_independent_of_blocks(tmp_path: Path, rate: int) -> None:
     samples = np.random.default_rng(2).uniform(-0.5, 0.5, (600_001, 1)).astype(np.float32)
     soundfile.write(tmp_path / "a.wav", samples, rate, subtype="FLOAT")
     blocks = list(audio.stream(tmp_path / "a.wav"))
@@ -44,17 +44,17 @@ def test_one_channel_or_each(tmp_path: Path, rate: int) -> None:
         np.testing.assert_array_equal(audio.read(path, number), split[:, number])
     np.testing.assert_allclose(audio.read(path), split.mean(axis=1), atol=1e-6)
     for absent in (3, 200, -1):
-        assert refusal(path, absent) == f"{path}: no channel {absent}; it has 3, counted from 0"
+        assert f"no channel {absent}; it has 3" in refusal(path, absent)
 
 
-def test_a_bad_channel_spoils_only_itself(tmp_path: Path) -> None:
+def test_a_bad_channel_does_not_affect_others(tmp_path: Path) -> None:
     path = tmp_path / "a.wav"
     samples = np.tile(sine(16_000)[:, None], 2)
     samples[77, 1] = np.inf
     soundfile.write(path, samples, 16_000, subtype="FLOAT")
     assert len(audio.read(path, 0)) == 24_000
     for channel in ("mix", "split", 1):
-        assert refusal(path, channel) == f"{path}: the recording holds samples that are not finite"
+        assert "not finite" in refusal(path, channel)
 
 
 @pytest.mark.parametrize(("channels", "rate", "seconds"), [(200, 384_000, 0.2), (1, 16_000, 1500)])
@@ -91,62 +91,55 @@ def test_odd_but_readable(tmp_path: Path, samples: np.ndarray, rate: int) -> Non
     np.testing.assert_allclose(found, expected, atol=1e-7 if rate == 16_000 else 0.05)
 
 
-class _Stdin:
-    def __init__(self, file: BinaryIO) -> None:
-        self.buffer = file
-
-
 @pytest.mark.parametrize("kind", ["WAV", "FLAC", "MP3", "OGG"])
 def test_standard_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     path = tmp_path / "file"
     soundfile.write(path, sine(16_000), 16_000, format=kind)
     expected = audio.read(path)
     with path.open("rb") as file:
-        monkeypatch.setattr(sys, "stdin", _Stdin(file))
+        monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=file))
         np.testing.assert_array_equal(audio.read(Path("-")), expected)
     pipe, end = os.pipe()
     writer = threading.Thread(target=lambda: Path(f"/dev/fd/{end}").write_bytes(path.read_bytes()))
     with open(pipe, "rb") as file:  # noqa: PTH123 - a descriptor
-        monkeypatch.setattr(sys, "stdin", _Stdin(file))
+        monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=file))
         writer.start()
         while not file.peek(1):
             pass
         os.close(end)
         np.testing.assert_array_equal(audio.read(Path("-")), expected)
         writer.join(timeout=10)
-        assert refusal(Path("-")) == "standard input: cannot read the recording (the file is empty)"
+        assert "empty" in refusal(Path("-"))
 
 
 def test_standard_input_that_holds_no_recording(monkeypatch: pytest.MonkeyPatch) -> None:
     master, slave = os.openpty()
     with open(slave, "rb") as terminal:  # noqa: PTH123 - a descriptor
-        monkeypatch.setattr(sys, "stdin", _Stdin(terminal))
-        hint = "give a file, or a recording through a pipe"
-        assert refusal(Path("-")) == f"standard input: it is a terminal; {hint}"
-        path = Path(os.ttyname(slave))
-        assert refusal(path) == f"{path}: it is a terminal; {hint}"
+        monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=terminal))
+        for path in (Path("-"), Path(os.ttyname(slave))):
+            assert "it is a terminal" in refusal(path)
     os.close(master)
-    monkeypatch.setattr(sys, "stdin", _Stdin(io.BytesIO(b"hello")))
-    assert refusal(Path("-")) == "standard input: cannot read the recording (Format not recognised)"
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(b"hello")))
+    assert "standard input" in refusal(Path("-"))
     monkeypatch.setattr(sys, "stdin", None)
-    assert refusal(Path("-")) == "standard input: cannot read the recording (it is closed)"
+    assert "closed" in refusal(Path("-"))
 
 
 def test_what_cannot_be_opened(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as server:
         path = tmp_path / "socket"
         server.bind(str(path))
-        assert refusal(path) == f"{path}: cannot read the recording (no such device or address)"
+        assert "no such device" in refusal(path)
     path = tmp_path / "loop.wav"
     path.symlink_to(path)
-    assert refusal(path) == f"{path}: cannot read the recording (too many levels of symbolic links)"
+    assert "too many levels of symbolic links" in refusal(path)
 
 
 @pytest.mark.parametrize("kind", ["WAV", "FLAC", "AU", "CAF"])
 def test_a_file_that_grows_while_it_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    monkeypatch.setattr(media, "_BLOCK_BYTES", 4_000)
+    monkeypatch.setattr(audio, "_BLOCK_BYTES", 4_000)
     path = tmp_path / "a"
     soundfile.write(path, sine(16_000), 16_000, format=kind, subtype="PCM_16")
     expected, content = audio.read(path), path.read_bytes()
@@ -161,18 +154,18 @@ def test_a_file_that_grows_while_it_is_read(
 def test_a_file_that_shrinks_while_it_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    monkeypatch.setattr(media, "_BLOCK_BYTES", 4_000)
+    monkeypatch.setattr(audio, "_BLOCK_BYTES", 4_000)
     path = tmp_path / "a"
     soundfile.write(path, np.random.default_rng(0).uniform(-0.5, 0.5, 200_000), 16_000, format=kind)
     blocks = audio.stream(path)
     next(blocks)
     os.truncate(path, path.stat().st_size // 2)
-    with pytest.raises(AudioError, match="the recording is cut off or damaged"):
+    with pytest.raises(AudioError, match="cut off"):
         list(blocks)
 
 
 class _Failing(io.BytesIO):
-    """A file on a disk that is broken in the middle."""
+    """A file whose second half cannot be read."""
 
     broken = 1 << 30
 
@@ -196,7 +189,7 @@ def test_a_disk_that_fails(
 
 
 def test_a_damaged_part_comes_after_the_good_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(media, "_BLOCK_BYTES", 4_000)
+    monkeypatch.setattr(audio, "_BLOCK_BYTES", 4_000)
     path = tmp_path / "a.flac"
     soundfile.write(path, np.random.default_rng(0).uniform(-0.5, 0.5, 50_000), 16_000)
     whole = audio.read(path)
@@ -205,6 +198,6 @@ def test_a_damaged_part_comes_after_the_good_ones(tmp_path: Path, monkeypatch: p
     with pytest.raises(AudioError, match="cut off"):
         for block in audio.stream(path):
             found.append(block)
-    heard = np.concatenate(found)[:, 0]
-    assert len(heard) > 30_000
-    np.testing.assert_array_equal(heard, whole[: len(heard)])
+    decoded = np.concatenate(found)[:, 0]
+    assert len(decoded) > 30_000
+    np.testing.assert_array_equal(decoded, whole[: len(decoded)])

@@ -7,8 +7,8 @@ import pytest
 
 import asr
 from asr.cli import main
-from asr.inference.info import read_info
 from asr.model.bundle import BOX, LEXICON, LM, resolve_bundle
+from asr.model.info import read_info
 from asr.scoring.wer import score, total
 from tests.corpora import noise
 from tests.training.test_overfit import real_speech

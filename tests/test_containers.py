@@ -1,4 +1,4 @@
-"""Files that end too early or too late, as `audio.read` and `audio.duration` see them."""
+"""Truncated and concatenated files: `audio.read` and `audio.duration`."""
 
 import io
 import struct
@@ -11,7 +11,7 @@ import pytest
 import soundfile
 
 from asr import audio
-from asr.containers import CHAINED, CUT
+from asr.audio import CHAINED, CUT
 from asr.errors import AudioError
 
 RATE = 16_000
@@ -64,14 +64,11 @@ def accepted(path: Path, content: bytes) -> np.ndarray:
 
 @pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.999])
-def test_a_part_is_never_taken_for_the_whole(tmp_path: Path, name: str, share: float) -> None:
+def test_truncation_is_detected(tmp_path: Path, name: str, share: float) -> None:
     content = encode(name)
     assert len(accepted(tmp_path / "whole", content)) == len(NOISE)
     reason = refusal(tmp_path / "part", content[: int(share * len(content))])
-    assert reason.startswith(("the recording is cut off or damaged (", "cannot read the recording ("))
-    if share > 0.1:
-        assert reason.startswith("the recording is cut off or damaged (")
-        assert reason.endswith("); copy or download it again")
+    assert "cut off" in reason or (share == 0.1 and "cannot read" in reason)
 
 
 @pytest.mark.parametrize(
@@ -95,13 +92,13 @@ def test_messages(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["wav", "flac", "vorbis", "opus"])
-def test_duration_sees_a_cut_that_the_structure_shows(tmp_path: Path, name: str) -> None:
+def test_duration_detects_truncation_of_the_container(tmp_path: Path, name: str) -> None:
     content = encode(name)
     (tmp_path / "part").write_bytes(content[: len(content) // 2])
     if name == "flac":  # its header knows the length; only decoding shows the cut
         assert audio.duration(tmp_path / "part") == 1
     else:
-        with pytest.raises(AudioError, match="the recording is cut off or damaged"):
+        with pytest.raises(AudioError, match="cut off"):
             audio.duration(tmp_path / "part")
 
 
@@ -149,7 +146,7 @@ def test_a_header_that_promises_too_much(
 def test_a_header_with_too_many_channels(tmp_path: Path, name: str, offset: int, layout: str) -> None:
     assert struct.unpack_from(layout, encode(name), offset) == (1,)
     reason = refusal(tmp_path / "a", patched(name, offset, layout, 65_535))
-    assert reason.startswith("cannot read the recording (")
+    assert "cannot read" in reason
 
 
 def test_chunks_without_end_take_no_time(tmp_path: Path) -> None:
@@ -157,7 +154,7 @@ def test_chunks_without_end_take_no_time(tmp_path: Path) -> None:
         file.write(b"RIFF" + struct.pack("<I", 1 << 30) + b"WAVE")
         file.truncate(1 << 30)  # a sparse file: chunks of no bytes, 134 million of them
     before = time.process_time()
-    assert refusal(tmp_path / "a.wav", None).startswith("cannot read the recording (")
+    assert "cannot read" in refusal(tmp_path / "a.wav", None)
     assert time.process_time() - before < 5
 
 
@@ -226,7 +223,7 @@ def id3(size: int) -> bytes:
 @pytest.mark.parametrize("mode", ["CONSTANT", "AVERAGE", "VARIABLE"])
 @pytest.mark.parametrize("silence_first", [True, False])
 def test_mp3_without_a_number_of_frames(tmp_path: Path, mode: str, silence_first: bool) -> None:
-    """libsndfile takes an estimate for its length: too short, or so long that it seems to be cut off."""
+    """libsndfile estimates the length: too short, or so long that the file seems truncated."""
     parts = [np.zeros(3 * RATE), NOISE]
     samples = np.concatenate(parts if silence_first else parts[::-1])
     file = io.BytesIO()
@@ -256,7 +253,7 @@ def test_mp3_with_tags(tmp_path: Path) -> None:
         assert len(accepted(tmp_path / "a.mp3", wrapped)) == len(NOISE)
 
 
-def test_reading_an_mp3_says_nothing_on_stderr(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_reading_an_mp3_prints_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     content = encode("mp3")
     accepted(tmp_path / "a.mp3", content)
     accepted(tmp_path / "a.mp3", content[first_frame_end(content) :])

@@ -1,8 +1,7 @@
-"""Posteriors -> words with times and confidence, by what a bundle holds and what the user asks for."""
+"""Posteriors -> words with times and confidences, with the decoder settings of a bundle and of the caller."""
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -10,57 +9,53 @@ from typing import Any
 import numpy as np
 
 from asr.decoding.align import align_words
-from asr.decoding.beam import BeamDecoder, BeamOptions, DecodedWord, known_form
+from asr.decoding.beam import BeamDecoder, DecodedWord, known_form
 from asr.decoding.hotwords import Hotword
 from asr.decoding.hypothesis import Hypothesis, Word
 from asr.decoding.lexicon import Lexicon, read_lexicon, spellable
+from asr.decoding.settings import GREEDY_TEMPERATURE, TEMPERATURE, bundle_options
 from asr.decoding.stream import AlignedBeamSearch, GreedySearch, Search, Stream
-from asr.errors import BundleError, DecodingError, TextError
+from asr.errors import DecodingError, TextError
 from asr.lm import packed
 from asr.lm.ngram import NgramLM
 from asr.model.bundle import LEXICON, LM, BundleConfig
 
-TEMPERATURE = "temperature"
-GREEDY_TEMPERATURE = "greedy_temperature"
-"""Keys of a bundle's settings beside those of BeamOptions."""
-
 
 @dataclass(frozen=True)
-class DecodingOptions:
-    """How to decode; what is None is as the bundle has it.
+class LoadOptions:
+    """Decoder options of a loaded model; what is not given is as the bundle has it.
 
-    Args:
-        greedy: Take the most probable token of each frame, whatever else is there.
-        lm: A language model, as `asr lm` writes it.
-        lexicon: The only words that may come out, each with its spelling in tokens.
-        beam: Settings of the beam search.
+    `settings` overrides fields of BeamOptions by name, e.g. {"lm_weight": 0.5}; any of them selects beam
+    search.
     """
 
-    greedy: bool = False
-    lm: Path | None = None
-    lexicon: Path | None = None
-    beam: BeamOptions | None = None
+    greedy: bool = field(default=False, metadata={"help": "greedy decoding: no beam search, no LM"})
+    lm: Path | None = field(default=None, metadata={"help": "language model, as written by asr lm"})
+    lexicon: Path | None = field(
+        default=None, metadata={"help": "restrict output to these words: lines of WORD<tab>T O K E N S"}
+    )
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Decoder:
-    """Decodes the posteriors of the bundle in `folder`: by beam search where there is a language model, a
-    lexicon, or settings of one, else greedily. Raises BundleError, DecodingError, LanguageModelError."""
+    """Decoder of the bundle in `folder`: beam search with a language model, a lexicon or settings of one,
+    else greedy. Raises BundleError, DecodingError, LanguageModelError."""
 
     def __init__(
-        self, folder: Path, config: BundleConfig, frame_seconds: float, options: DecodingOptions
+        self, folder: Path, config: BundleConfig, frame_seconds: float, options: LoadOptions = LoadOptions()
     ) -> None:
         self.tokenizer = config.tokenizer
         self.frame_seconds = frame_seconds
         lm = options.lm or _present(folder / LM)
         self._lexicon_path = lexicon = options.lexicon or _present(folder / LEXICON)
-        self.options = options.beam or beam_options(folder, config)
+        self.options = replace(bundle_options(folder, config.decoding), **options.settings)
         self.beam: BeamDecoder | None = None
         self.lm: NgramLM | None = None
-        if not options.greedy and (lm or lexicon or options.beam):
+        if not options.greedy and (lm or lexicon or options.settings):
             self.lm = packed.load(lm) if lm else None
             self.beam = BeamDecoder(self.tokenizer, self.lm, self._lexicon)
-            self.beam.search(self.options)  # which says what does not fit, before there is anything to decode
-        # Confidences of texts that a language model had a hand in need another one.
+            self.beam.search(self.options)  # raises now if the options do not fit
+        # A language model changes how confidences relate to errors.
         key = GREEDY_TEMPERATURE if self.beam is None else TEMPERATURE
         self.temperature = float(config.decoding.get(key, 1.0))
 
@@ -70,36 +65,36 @@ class Decoder:
 
     @cached_property
     def _any_beam(self) -> BeamDecoder:
-        """Beam search for what greedy decoding cannot do, hotwords and n-best lists."""
+        """Beam search even for a greedy decoder, which has no hotwords and n-best lists."""
         return self.beam or BeamDecoder(self.tokenizer, None, self._lexicon)
 
-    def stream(self, hotwords: tuple[Hotword, ...] = (), n_best: int = 1) -> Stream:
-        """Begin to decode a recording, and listen for `hotwords` beside those of the options."""
+    def stream(self, hotwords: Sequence[Hotword] = (), n_best: int = 1) -> Stream:
+        """Begin to decode a recording. Raises DecodingError for hotwords that cannot be spelt."""
         search: Search
         if self.beam is None and not hotwords and n_best == 1:
             search = GreedySearch(self.tokenizer)
         else:
-            options = replace(self.options, n_best=n_best, hotwords=(*self.options.hotwords, *hotwords))
+            options = replace(self.options, n_best=n_best, hotwords=tuple(hotwords))
             search = AlignedBeamSearch(self._any_beam.search(options), self.tokenizer.separator)
         return Stream(search, self.tokenizer, self.frame_seconds, self.temperature)
 
-    def decode(self, log_probs: np.ndarray, hotwords: tuple[Hotword, ...] = ()) -> Hypothesis:
+    def decode(self, log_probs: np.ndarray) -> Hypothesis:
         """Decode the posteriors `float[T, V]` of a whole recording."""
-        stream = self.stream(hotwords)
+        stream = self.stream()
         stream.feed(log_probs)
         return stream.finish()
 
     def time(self, log_probs: np.ndarray, words: Sequence[DecodedWord]) -> tuple[Word, ...]:
-        """Times and confidences of words that were said, by forced alignment. Raises DecodingError."""
+        """Times and confidences of known words, by forced alignment. Raises DecodingError."""
         spelt = [(word.text, word.tokens) for word in words]
         return align_words(
             log_probs, spelt, self.tokenizer.separator, self.frame_seconds, temperature=self.temperature
         )
 
     def spell(self, text: str) -> list[DecodedWord]:
-        """A user's text in the model's tokens; with phones, each word's first spelling in the lexicon.
+        """Spell a text in tokens; with phones, by the first spelling of each word in the lexicon.
 
-        Raises TextError on what cannot be spelt, DecodingError on words that the lexicon lacks.
+        Raises TextError for characters without a token, DecodingError for words not in the lexicon.
         """
         if self.tokenizer.separator is not None:
             words = spellable(text, self.tokenizer).split()
@@ -111,26 +106,6 @@ class Decoder:
         if not words:
             raise TextError("there is no word in it; give what is said")
         return [DecodedWord(word, tuple(spellings[word])) for word in words]
-
-
-def beam_options(folder: Path, config: BundleConfig) -> BeamOptions:
-    """The beam search as `asr tune` has set it for this bundle. Raises BundleError on settings unknown."""
-    settings: dict[str, Any] = dict(config.decoding)
-    for key in (TEMPERATURE, GREEDY_TEMPERATURE):
-        value = settings.pop(key, 1.0)
-        if type(value) not in (int, float) or not 0 < value < math.inf:
-            raise BundleError(f"{folder}: decoding.{key} must be a number above 0; run asr tune again")
-    if isinstance(settings.get("priors"), list):  # JSON has no tuples
-        settings["priors"] = tuple(settings["priors"])
-    known = {field.name for field in fields(BeamOptions)} - {"hotwords", "n_best"}
-    if unknown := sorted(set(settings) - known):
-        raise BundleError(
-            f"{folder}: unknown setting decoding.{unknown[0]}; upgrade asr or run asr tune again"
-        )
-    try:
-        return BeamOptions(**settings)
-    except (DecodingError, TypeError) as error:
-        raise BundleError(f"{folder}: decoding.{error}; run asr tune again") from None
 
 
 def _present(path: Path) -> Path | None:

@@ -1,8 +1,9 @@
-"""Waveforms -> CTC posteriors by ONNX Runtime, in bounded memory."""
+"""Waveforms -> CTC posteriors by ONNX Runtime, in overlapping windows and thus in bounded memory."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,6 @@ import onnxruntime
 from asr.audio import SAMPLE_RATE
 from asr.errors import BundleError
 from asr.frames import FrameGrid
-from asr.inference.windows import Chunker, Window, batches
 from asr.model.bundle import ONNX, BundleConfig, read_model_file
 
 WINDOW_SECONDS = 20.0
@@ -19,12 +19,66 @@ CONTEXT_SECONDS = 2.0
 BATCH_SECONDS = 40.0
 
 
-class Engine:
-    """The ONNX graph of a bundle on the CPU, a core a call; calls may come from several threads at a time.
+@dataclass(frozen=True)
+class Window:
+    """Samples `float32[n]` of a recording; its output frames `keep_from:keep_to` are used."""
 
-    Recordings beyond WINDOW_SECONDS go through in overlapping windows, of which CONTEXT_SECONDS on both
-    sides are thrown away. Raises BundleError.
+    samples: np.ndarray
+    keep_from: int
+    keep_to: int
+
+
+class Chunker:
+    """Cuts a recording that arrives in blocks into windows of at most `longest` output frames.
+
+    The used frames of successive windows are adjacent. `context` frames on both sides of them are computed
+    and dropped, except at the ends of the recording. A recording that fits in one window is not cut.
     """
+
+    def __init__(self, grid: FrameGrid, longest: int, context: int) -> None:
+        self._grid, self._longest, self._context = grid, longest, context
+        self._blocks: list[np.ndarray] = [np.zeros(0, dtype=np.float32)]
+        self._count = 0
+        self._keep_from = 0
+
+    def push(self, block: np.ndarray) -> Iterator[Window]:
+        """Append samples `float32[n]`; yields the windows that are full."""
+        self._blocks.append(block)
+        self._count += len(block)
+        if self._grid.frames(self._count) <= self._longest:
+            return
+        samples = np.concatenate(self._blocks)
+        # Windows start on the frame grid, so that their frames see the same samples as in a single pass.
+        step = self._longest - 2 * self._context
+        while self._grid.frames(len(samples)) > self._longest:
+            full = samples[: self._longest * self._grid.stride].copy()  # does not keep the rest alive
+            yield Window(full, self._keep_from, self._longest - self._context)
+            samples = samples[step * self._grid.stride :]
+            self._keep_from = self._context
+        self._blocks, self._count = [samples.copy()], len(samples)
+
+    def end(self) -> Iterator[Window]:
+        """Yields the last window, if it has a frame."""
+        if frames := self._grid.frames(self._count):
+            yield Window(np.concatenate(self._blocks), self._keep_from, frames)
+
+
+def batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
+    """Group the indices of `lengths`, longest first, into batches whose padded size is within `budget`.
+
+    Sorting keeps padding small; a length beyond the budget is a batch of its own.
+    """
+    groups: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        if groups and (len(groups[-1]) + 1) * lengths[groups[-1][0]] <= budget:
+            groups[-1].append(index)
+        else:
+            groups.append([index])
+    return groups
+
+
+class Engine:
+    """The ONNX graph of a bundle on the CPU, one core per call; thread-safe. Raises BundleError."""
 
     def __init__(self, bundle: Path, config: BundleConfig) -> None:
         self.path = bundle / ONNX
@@ -34,15 +88,15 @@ class Engine:
 
     @property
     def frame_seconds(self) -> float:
-        """Distance of output frames."""
+        """Seconds per output frame."""
         return self.grid.frame_seconds
 
     def chunker(self) -> Chunker:
-        """Cuts one recording into windows for `run`."""
+        """A new Chunker, for one channel of one recording."""
         return Chunker(self.grid, self.grid.frames_in(WINDOW_SECONDS), self.grid.frames_in(CONTEXT_SECONDS))
 
     def run(self, windows: Sequence[Window]) -> list[np.ndarray]:
-        """Log-probabilities `float32[T', V]` of the kept frames of each window of a batch."""
+        """Log-probabilities `float32[T', V]` of the used frames of each window, computed as one batch."""
         lengths = np.array([len(window.samples) for window in windows], dtype=np.int64)
         padded = np.zeros((len(windows), int(lengths.max())), dtype=np.float32)
         for row, window in zip(padded, windows, strict=True):
@@ -50,7 +104,7 @@ class Engine:
         inputs = {"waveforms": padded, "lengths": lengths}
         try:
             log_probs, frames = self._session.run(["log_probs", "frames"], inputs)
-        except Exception as error:  # ONNX Runtime's exceptions share no other base
+        except Exception as error:  # ONNX Runtime's exceptions have no other common base
             raise BundleError(f"{self.path}: ONNX Runtime failed ({str(error).splitlines()[0]})") from None
         expected = [self.grid.frames(int(length)) for length in lengths]
         if frames.tolist() != expected or log_probs.shape[2] != self.vocabulary:
@@ -60,45 +114,43 @@ class Engine:
     def posteriors(self, waveform: np.ndarray, threads: int = 1) -> np.ndarray:
         """`float32[samples]` at 16 kHz, of any length -> log-probabilities `float32[T', V]`.
 
-        T' is what one pass over the whole recording gives: 0 below 25 ms, else one frame every 40 ms.
+        T' equals that of a single pass over the recording: 0 below 25 ms, else one frame every 40 ms.
         """
         chunker = self.chunker()
         windows = [*chunker.push(waveform), *chunker.end()]
         groups = batches([len(window.samples) for window in windows], int(BATCH_SECONDS * SAMPLE_RATE))
-        results = [np.empty((0, self.vocabulary), dtype=np.float32)] * len(windows)
+        nothing = np.empty((0, self.vocabulary), dtype=np.float32)
+        results = [nothing] * len(windows)
         with ThreadPoolExecutor(threads) as pool:
-            for group, log_probs in zip(
-                groups, pool.map(self.run, [[windows[i] for i in group] for group in groups]), strict=True
-            ):
+            outputs = pool.map(lambda group: self.run([windows[i] for i in group]), groups)
+            for group, log_probs in zip(groups, outputs, strict=True):
                 for index, rows in zip(group, log_probs, strict=True):
                     results[index] = rows
-        return np.concatenate([np.empty((0, self.vocabulary), dtype=np.float32), *results])
+        return np.concatenate([nothing, *results])
 
 
 def _session(path: Path, model: bytes) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
-    # Batches side by side use several cores better than recurrent layers, which must go step by step.
+    # Recurrent layers are sequential, so batches in parallel use several cores better than threads in one.
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
-    options.enable_mem_pattern = False  # every batch has another shape
+    options.enable_mem_pattern = False  # the shape differs from batch to batch
     options.log_severity_level = 3
     try:
         session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime's exceptions share no other base
+    except Exception as error:  # ONNX Runtime's exceptions have no other common base
         reason = str(error).splitlines()[0]
         raise BundleError(
             f"{path}: ONNX Runtime cannot load it ({reason}); export the bundle again"
         ) from None
     names = {node.name for node in (*session.get_inputs(), *session.get_outputs())}
     if not {"waveforms", "lengths", "log_probs", "frames"} <= names:
-        raise BundleError(
-            f"{path}: not a graph written by asr (it has {sorted(names)}); export the bundle again"
-        )
+        raise BundleError(f"{path}: not a graph written by asr (it has {sorted(names)}); export it again")
     return session
 
 
 def usable_cores() -> int:
-    """Cores that this process may run on."""
+    """Number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

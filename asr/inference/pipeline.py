@@ -1,10 +1,10 @@
 """Recordings -> transcripts, in order, on several cores and in bounded memory.
 
-One thread reads and cuts recordings into windows; a pool of them makes posteriors, batch by batch, and feeds
-each recording's to its decoder in their order. While a group of windows is worked on the next one is read.
+The calling thread reads recordings and cuts them into windows. A pool computes posteriors batch by batch and
+feeds those of each recording to its decoder in order. The next group of windows is read meanwhile.
 """
 
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -14,22 +14,22 @@ import numpy as np
 from asr.audio import SAMPLE_RATE
 from asr.decoding.stream import Stream
 from asr.errors import AsrError, DecodingError
-from asr.inference.engine import BATCH_SECONDS, Engine
+from asr.inference.engine import BATCH_SECONDS, Chunker, Engine, Window, batches
 from asr.inference.transcript import Transcript, assemble
-from asr.inference.windows import Chunker, Window, batches
 
 GROUP_SECONDS = 40.0
-"""Audio a thread in a group, so that short recordings of about the same length can share batches."""
+"""Audio per thread in a group: enough for short recordings of similar length to share batches."""
 
 MOST_SECONDS = 320.0
-"""Audio in a group, and half of it in all batches at work, however many threads there are."""
+"""Most audio in a group; running batches hold at most half of it, for any number of threads."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """A recording to come: blocks of samples `float32[n, C]` at 16 kHz, each channel to be transcribed.
+    """A recording to transcribe: blocks `float32[n, C]` at 16 kHz, each channel transcribed by itself.
 
-    `name` goes before errors. Reading `blocks` may raise AsrError.
+    Blocks are read when they are needed, which may raise AsrError. `name` prefixes error messages; `split`
+    labels segments with their channel.
     """
 
     blocks: Iterable[np.ndarray]
@@ -39,35 +39,26 @@ class Source:
 
 @dataclass
 class _Recording:
-    """A source under way."""
+    """A source in progress."""
 
     source: Source
     streams: list[Stream] = field(default_factory=list)
     chunkers: list[Chunker] = field(default_factory=list)
     samples: int = 0
     read: bool = False
-    step: "Future[None] | None" = None  # of its decoding, the last so far
+    step: "Future[None] | None" = None  # its last decoding step so far
     result: Transcript | AsrError | None = None
     finished: bool = False
 
 
-@dataclass(frozen=True)
-class _Part:
-    """A window that waits for its posteriors."""
-
-    recording: _Recording
-    channel: int
-    window: Window
-
-
 _Posteriors = tuple[int, "Future[list[np.ndarray]]", int]
-"""Channel, the batch under way, and the place in it."""
+"""Channel, the batch being computed, and the index in it."""
 
 
 class Pipeline:
-    """Transcribes with `begin`, which makes a decoder for one channel of one recording.
+    """Transcribes sources; `begin` makes the decoder of one channel of one recording.
 
-    `on_audio` is called, from any thread, with the seconds that were transcribed.
+    `on_audio` is called, from any thread, with the seconds of audio that were just transcribed.
     """
 
     def __init__(
@@ -79,16 +70,16 @@ class Pipeline:
     ) -> None:
         self._engine, self._begin, self._threads = engine, begin, threads
         self._on_audio = on_audio or (lambda seconds: None)
-        self._waiting: deque[_Recording] = deque()  # what has not been yielded
-        self._fresh: list[_Recording] = []  # what has been read on since the last group
-        self._parts: list[_Part] = []
+        self._waiting: deque[_Recording] = deque()  # not yielded yet
+        self._fresh: list[_Recording] = []  # read from since the last group
+        self._windows: list[tuple[_Recording, int, Window]] = []  # with their channels: the next group
         self._groups: deque[list[Future[None]]] = deque()
-        self._held = 0  # samples in parts
+        self._held = 0  # samples in the next group
         self._room = int(min(GROUP_SECONDS * threads, MOST_SECONDS) * SAMPLE_RATE)
         self._batch = int(min(BATCH_SECONDS, MOST_SECONDS / 2 / threads) * SAMPLE_RATE)
 
     def run(self, sources: Iterable[Source]) -> Iterator[Transcript | AsrError]:
-        """One result a source, in their order. Raises what is no fault of a recording, as BundleError."""
+        """One result per source, in order. Raises errors that concern no single recording: BundleError."""
         self._pool = ThreadPoolExecutor(self._threads)
         try:
             for source in sources:
@@ -106,7 +97,7 @@ class Pipeline:
             self._pool.shutdown(cancel_futures=True)
 
     def _read(self, recording: _Recording) -> Iterator[None]:
-        """Cut a recording into windows, block by block."""
+        """Cut a recording into windows; yields after each block."""
         self._fresh.append(recording)
         try:
             for block in recording.source.blocks:
@@ -121,36 +112,34 @@ class Pipeline:
                 self._hold(recording, channel, chunker.end())
         except AsrError as error:
             recording.result = error
-            if recording.step is None and not any(part.recording is recording for part in self._parts):
-                recording.finished = True  # said at once, as nothing of it is under way
+            if recording.step is None and not any(owner is recording for owner, _, _ in self._windows):
+                recording.finished = True  # reported at once, as nothing of it is being computed
                 self._fresh.pop()
         recording.read = True
         yield
 
     def _hold(self, recording: _Recording, channel: int, windows: Iterable[Window]) -> None:
         for window in windows:
-            self._parts.append(_Part(recording, channel, window))
+            self._windows.append((recording, channel, window))
             self._held += len(window.samples)
 
     def _submit(self) -> None:
-        """Send a group on its way. The pool starts tasks in their order, so that those which a task waits for
-        are never behind it."""
-        lengths = [len(part.window.samples) for part in self._parts]
+        """Start a group. The pool starts tasks in order, so none waits for one that starts after it."""
+        windows = [window for _, _, window in self._windows]
         budget = min(self._batch, -(-self._held // self._threads))
-        posteriors: list[_Posteriors] = [None] * len(lengths)  # type: ignore[list-item]
-        for batch in batches(lengths, budget):
-            future = self._pool.submit(self._engine.run, [self._parts[i].window for i in batch])
-            for place, index in enumerate(batch):
-                posteriors[index] = (self._parts[index].channel, future, place)
-        of_recording: dict[int, list[_Posteriors]] = {}
-        for part, found in zip(self._parts, posteriors, strict=True):
-            of_recording.setdefault(id(part.recording), []).append(found)
+        places: dict[int, tuple[Future[list[np.ndarray]], int]] = {}
+        for batch in batches([len(window.samples) for window in windows], budget):
+            future = self._pool.submit(self._engine.run, [windows[i] for i in batch])
+            places |= {index: (future, place) for place, index in enumerate(batch)}
+        posteriors: defaultdict[int, list[_Posteriors]] = defaultdict(list)
+        for index, (recording, channel, _) in enumerate(self._windows):
+            posteriors[id(recording)].append((channel, *places[index]))
         for recording in self._fresh:
-            parts = of_recording.get(id(recording), [])
+            parts = posteriors[id(recording)]
             recording.step = self._pool.submit(self._decode, recording, recording.step, parts, recording.read)
         self._groups.append([recording.step for recording in self._fresh if recording.step])
         self._fresh = [recording for recording in self._fresh if not recording.read]
-        self._parts, self._held = [], 0
+        self._windows, self._held = [], 0
 
     def _decode(
         self,
@@ -159,7 +148,7 @@ class Pipeline:
         parts: "Sequence[_Posteriors]",
         last: bool,
     ) -> None:
-        """Feed a recording's next posteriors to its decoders, after what came `before`."""
+        """Feed a recording's next posteriors to its decoders, once step `before` is done."""
         if before is not None:
             before.result()
         try:
@@ -170,21 +159,19 @@ class Pipeline:
                 self._on_audio(len(log_probs) * self._engine.frame_seconds / len(recording.streams))
             if last and recording.result is None:
                 hypotheses = [stream.finish() for stream in recording.streams]
-                recording.result = assemble(
-                    hypotheses, recording.samples / SAMPLE_RATE, recording.source.split
-                )
+                seconds = recording.samples / SAMPLE_RATE
+                recording.result = assemble(hypotheses, seconds, recording.source.split)
         except DecodingError as error:
             recording.result = DecodingError(f"{recording.source.name}: {error}")
         recording.finished = last
 
     def _wait(self, most: int) -> None:
-        """Wait until at most so many groups are under way."""
+        """Wait until at most `most` groups are in progress."""
         while len(self._groups) > most:
             for step in self._groups.popleft():
                 step.result()
 
     def _finished(self) -> Iterator[Transcript | AsrError]:
-        """What is ready, in order."""
         while self._waiting and self._waiting[0].finished:
             result = self._waiting.popleft().result
             assert result is not None

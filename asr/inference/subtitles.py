@@ -1,7 +1,7 @@
-"""Words -> subtitles that can be read: when each is shown, and how it is laid out.
+"""Words -> readable subtitles.
 
-Where to cut is a shortest path over the words of a channel. A cue is any run of words that fits LINES lines
-of WIDTH characters and was said within LONGEST; of all ways to cut, that of the least total cost is taken.
+A cue is any run of words that fits LINES lines of WIDTH characters and spans at most LONGEST. The words of a
+channel are split into cues of the least total cost, a shortest path found by dynamic programming.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,21 +13,21 @@ from asr.inference.transcript import Transcript
 
 LINES = 2
 WIDTH = 42
-"""Characters a line."""
+"""Characters per line."""
 
 SHORTEST, LONGEST = 1_000, 7_000
-"""Milliseconds that a cue is shown."""
+"""Duration of a cue in milliseconds."""
 
 _BREAK = 500
-"""A pause of as many milliseconds within a cue costs as much as any one more cue can."""
+"""Milliseconds of pause within a cue that cost as much as one more cue can."""
 
 _SHORT = 1_000.0
-"""The cost of a cue that is too short: more than joining it to its neighbours, over any pause, can cost."""
+"""Cost of a cue that is too short: more than joining it to its neighbours over any pause."""
 
 
 @dataclass(frozen=True)
 class Cue:
-    """What is shown from `start` to `end`, in seconds (whole milliseconds)."""
+    """A subtitle shown from `start` to `end`, in seconds (whole milliseconds)."""
 
     start: float
     end: float
@@ -37,7 +37,7 @@ class Cue:
 
 @dataclass(frozen=True)
 class _Piece:
-    """A word, or the part of a long word that fits a line; times in milliseconds."""
+    """A word, or a part of a long word that fits a line; times in milliseconds."""
 
     text: str
     start: int
@@ -45,11 +45,11 @@ class _Piece:
 
 
 def cues(transcript: Transcript) -> list[Cue]:
-    """Subtitles by their start; each word stands in exactly one, in order, and none overlap in a channel.
+    """Split a transcript into cues, sorted by start, which do not overlap within a channel.
 
-    At most two lines of 42 characters, 1 to 7 seconds. Shown for less than a second is only what is crammed:
-    it then reaches from the cue before (or the recording's begin) to the cue after (or the end). A word of
-    more than 42 characters is broken over lines; one that lasts more than 7 seconds is shown for 7.
+    A cue has at most two lines of 42 characters and lasts 1 to 7 seconds; less only if it already reaches
+    from the previous cue (or the start of the recording) to the next (or the end). A word of more than 42
+    characters is broken over lines; one that lasts more than 7 seconds is shown for 7.
     """
     made = []
     for channel in dict.fromkeys(segment.channel for segment in transcript.segments):
@@ -64,10 +64,7 @@ def cues(transcript: Transcript) -> list[Cue]:
 
 
 def _pieces(words: Sequence[Word]) -> Iterator[_Piece]:
-    """Pieces in order, none begun before the last has ended, none longer than LONGEST.
-
-    A long word's share its time by their length.
-    """
+    """Pieces in order, without overlap, at most LONGEST; parts of a word share its time by length."""
     last = 0
     for word in words:
         start = max(last, round(1000 * word.start))
@@ -81,9 +78,9 @@ def _pieces(words: Sequence[Word]) -> Iterator[_Piece]:
 
 
 def _cut(pieces: Sequence[_Piece], limit: int) -> list[tuple[int, int]]:
-    """Bounds `[a, b)` of the cues, of least total cost."""
+    """Bounds `[a, b)` of the cues of least total cost."""
     shares = [0, *((p.end + q.start) // 2 for p, q in pairwise(pieces)), limit]
-    costs = [0.0] * (len(pieces) + 1)  # costs[a]: of the best cues for pieces[a:]
+    costs = [0.0] * (len(pieces) + 1)  # costs[a]: least cost of pieces[a:]
     following = [0] * len(pieces)
     for a in reversed(range(len(pieces))):
         costs[a], following[a] = min((cost + costs[b], b) for b, cost in _candidates(pieces, shares, a))
@@ -94,11 +91,11 @@ def _cut(pieces: Sequence[_Piece], limit: int) -> list[tuple[int, int]]:
 
 
 def _candidates(pieces: Sequence[_Piece], shares: Sequence[int], a: int) -> Iterator[tuple[int, float]]:
-    """Each end `b` that a cue from `a` can have, and its cost.
+    """Each possible end `b` of a cue from `a`, and its cost.
 
-    That is: the square of the part of it that is empty, its pauses, and a high price where the time it can
-    count on, half the pause before it and half the one after, is too short. As 1 - (x + y) squared is less
-    by 1 at most than 1 - x and 1 - y squared together, a pause of _BREAK is always worth a break.
+    The cost is the squared empty share of the cue, plus its pauses, plus a penalty if its guaranteed time,
+    from the middle of the pause before it to the middle of the one after, is too short. A pause of _BREAK
+    always pays for a break, as (1 - x)^2 + (1 - y)^2 exceeds (1 - (x + y))^2 by at most 1.
     """
     lines, width, filled, pauses = 1, -1, 0, 0
     for b in range(a, len(pieces)):
@@ -117,9 +114,9 @@ def _candidates(pieces: Sequence[_Piece], shares: Sequence[int], a: int) -> Iter
 
 
 def _times(pieces: Sequence[_Piece], bounds: Sequence[tuple[int, int]], limit: int) -> list[tuple[int, int]]:
-    """When each cue is shown. What is too short lasts on after its words, or else begins before them.
+    """Start and end of each cue. A cue that is too short ends later, or else starts earlier, than its words.
 
-    From the last to the first, so that no cue takes time that the one after it could not do without.
+    Works backwards, so that no cue takes time that the next one needs.
     """
     times = []
     for a, b in reversed(bounds):
@@ -133,7 +130,7 @@ def _times(pieces: Sequence[_Piece], bounds: Sequence[tuple[int, int]], limit: i
 
 
 def _lines(words: Sequence[str]) -> tuple[str, ...]:
-    """One line where that is enough, or two: the longer one as short as can be, and rather the second."""
+    """One line if the words fit, else two: the longer one as short as possible, preferably the second."""
     whole = " ".join(words)
     if len(whole) <= WIDTH:
         return (whole,)

@@ -1,7 +1,9 @@
-"""Recordings -> transcripts. Nothing here needs torch."""
+"""The public API: load a model, transcribe recordings. Imports no torch."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -13,7 +15,7 @@ from asr.decoding.hotwords import Hotword
 from asr.decoding.hypothesis import Hypothesis
 from asr.errors import AsrError, AudioError
 from asr.frames import FrameGrid
-from asr.inference.decoder import Decoder, DecodingOptions
+from asr.inference.decoder import Decoder, LoadOptions
 from asr.inference.engine import Engine, usable_cores
 from asr.inference.pipeline import Pipeline, Source
 from asr.inference.transcript import Transcript, assemble
@@ -23,17 +25,28 @@ Audio = str | Path | np.ndarray
 """A file, or float samples in [-1, 1]: `[samples]` or `[samples, channels]`."""
 
 LEAST_SAMPLES = FrameGrid().window
-"""A window of the log-mel features; less gives no frame."""
+"""Samples of one log-mel window; less gives no frame."""
+
+
+@dataclass(frozen=True)
+class TranscribeOptions:
+    """Options of a transcription, shared by the API, the command line and servers.
+
+    Decoder options that are fixed when a model is loaded are in LoadOptions.
+    """
+
+    channel: Channel = field(default="mix", metadata={"help": "mix, a channel number from 0, or split"})
+    hotwords: tuple[str, ...] = field(
+        default=(), metadata={"help": "word or phrase to favour; may be repeated", "flag": "--hotword"}
+    )
+    hotword_boost: float = field(
+        default=1.0, metadata={"help": "score per character of a hotword, natural log"}
+    )
+    n_best: int = field(default=1, metadata={"help": "number of hypotheses listed in JSON"})
 
 
 class Transcriber:
-    """A model that is ready to transcribe, made by `load_model`; threads may share one.
-
-    In all that follows `sample_rate` is that of arrays in Hz; `channel` is "mix" for the average of the
-    channels, a number from 0 for one of them, or "split" to transcribe each by itself; `hotwords` are words
-    and phrases to listen for, of which each character adds `hotword_boost` to the score of a text (natural
-    log); `n_best` is how many hypotheses the transcript lists.
-    """
+    """A loaded model, made by `load_model`; thread-safe. `sample_rate` in Hz applies to arrays only."""
 
     def __init__(self, engine: Engine, decoder: Decoder, config: BundleConfig, threads: int = 1) -> None:
         self.config = config
@@ -45,41 +58,21 @@ class Transcriber:
         self,
         recording: Audio,
         sample_rate: float = SAMPLE_RATE,
-        *,
-        channel: Channel = "mix",
-        hotwords: Sequence[str] = (),
-        hotword_boost: float = 1.0,
-        n_best: int = 1,
+        options: TranscribeOptions = TranscribeOptions(),
     ) -> Transcript:
         """Transcribe a file or samples, of any length. Raises AudioError, DecodingError."""
-        return self.transcribe_batch(
-            [recording],
-            sample_rate,
-            channel=channel,
-            hotwords=hotwords,
-            hotword_boost=hotword_boost,
-            n_best=n_best,
-        )[0]
+        return self.transcribe_batch([recording], sample_rate, options)[0]
 
     def transcribe_batch(
         self,
         recordings: Sequence[Audio],
         sample_rate: float = SAMPLE_RATE,
-        *,
-        channel: Channel = "mix",
-        hotwords: Sequence[str] = (),
-        hotword_boost: float = 1.0,
-        n_best: int = 1,
+        options: TranscribeOptions = TranscribeOptions(),
     ) -> list[Transcript]:
-        """Transcribe several, which is faster than one by one where they are short.
-
-        Raises the error of the first that fails.
-        """
-        sources = (_source(recording, sample_rate, channel) for recording in recordings)
+        """Transcribe several recordings, which share batches if short. Raises the first error."""
         transcripts = []
-        for transcript in self.transcribe_sources(
-            sources, hotwords=hotwords, hotword_boost=hotword_boost, n_best=n_best
-        ):
+        sources = (_source(recording, sample_rate, options.channel) for recording in recordings)
+        for transcript in self.transcribe_sources(sources, options):
             if isinstance(transcript, AsrError):
                 raise transcript
             transcripts.append(transcript)
@@ -88,48 +81,35 @@ class Transcriber:
     def transcribe_files(
         self,
         paths: Iterable[Path],
-        *,
-        channel: Channel = "mix",
-        hotwords: Sequence[str] = (),
-        hotword_boost: float = 1.0,
-        n_best: int = 1,
+        options: TranscribeOptions = TranscribeOptions(),
         on_audio: Callable[[float], None] | None = None,
     ) -> Iterator[tuple[Path, Transcript | AsrError]]:
-        """Transcribe many files in their order; a file that cannot be transcribed yields its error instead.
+        """Transcribe files in order; a file that cannot be transcribed yields its error.
 
-        Paths are taken as they are needed. `on_audio` is called, from any thread, with seconds of audio done.
+        Paths are consumed and files opened when needed. `on_audio` is called, from any thread, with the
+        seconds of audio just transcribed. Raises DecodingError for hotwords that cannot be spelt.
         """
         taken: deque[Path] = deque()
 
         def sources() -> Iterator[Source]:
             for path in paths:
                 taken.append(path)
-                yield file_source(path, channel)
+                yield file_source(path, options.channel)
 
-        results = self.transcribe_sources(
-            sources(), hotwords=hotwords, hotword_boost=hotword_boost, n_best=n_best, on_audio=on_audio
-        )
-        for result in results:
+        for result in self.transcribe_sources(sources(), options, on_audio):
             yield taken.popleft(), result
 
     def transcribe_sources(
         self,
         sources: Iterable[Source],
-        *,
-        hotwords: Sequence[str] = (),
-        hotword_boost: float = 1.0,
-        n_best: int = 1,
+        options: TranscribeOptions = TranscribeOptions(),
         on_audio: Callable[[float], None] | None = None,
     ) -> Iterator[Transcript | AsrError]:
-        """Transcribe what comes from elsewhere than a file, as altered waveforms; else as `transcribe_files`.
-
-        Sources are taken, and the blocks of each are read, as they are needed, so that few lie in memory.
-        """
-        phrases = tuple(Hotword(phrase, hotword_boost) for phrase in hotwords)
-        pipeline = Pipeline(
-            self._engine, lambda: self.decoder.stream(phrases, n_best), self._threads, on_audio
-        )
-        return pipeline.run(sources)
+        """Transcribe sources, whose channels are selected already; otherwise as `transcribe_files`."""
+        hotwords = tuple(Hotword(phrase, options.hotword_boost) for phrase in options.hotwords)
+        begin = partial(self.decoder.stream, hotwords, options.n_best)
+        begin()  # raises before anything is read if the hotwords do not fit
+        return Pipeline(self._engine, begin, self._threads, on_audio).run(sources)
 
     def posteriors(
         self, recording: Audio, sample_rate: float = SAMPLE_RATE, channel: int | Literal["mix"] = "mix"
@@ -144,7 +124,7 @@ class Transcriber:
         sample_rate: float = SAMPLE_RATE,
         channel: int | Literal["mix"] = "mix",
     ) -> Transcript:
-        """Find when the words of a known text are said. Raises AudioError, DecodingError, TextError."""
+        """Time the words of a known text. Raises AudioError, DecodingError, TextError."""
         waveform = _waveform(recording, sample_rate, channel)
         spelt = self.decoder.spell(text)
         words = self.decoder.time(self._engine.posteriors(waveform, self._threads), spelt)
@@ -152,53 +132,53 @@ class Transcriber:
 
 
 def load_model(
-    bundle: str | Path = BOX, threads: int | None = None, decoding: DecodingOptions | None = None
+    bundle: str | Path = BOX, threads: int | None = None, decoding: LoadOptions = LoadOptions()
 ) -> Transcriber:
-    """Open a model bundle, a folder or "box", the English model that ships; `decoding` defaults to what the
-    bundle holds.
+    """Load a model bundle: a folder, or "box" for the built-in English model. `threads`: default all cores.
 
-    Raises BundleError where it is missing, damaged or too new, and DecodingError or LanguageModelError where
-    language model, lexicon and model do not fit together.
+    Raises BundleError if it is missing, damaged or too new, DecodingError or LanguageModelError if language
+    model, lexicon and model do not fit together.
     """
     folder = resolve_bundle(bundle)
     config = read_config(folder)
     engine = Engine(folder, config)
-    decoder = Decoder(folder, config, engine.frame_seconds, decoding or DecodingOptions())
+    decoder = Decoder(folder, config, engine.frame_seconds, decoding)
     return Transcriber(engine, decoder, config, threads or usable_cores())
 
 
 def transcribe(
-    recording: Audio, model: str | Path = BOX, sample_rate: float = audio.SAMPLE_RATE
+    recording: Audio,
+    model: str | Path = BOX,
+    sample_rate: float = SAMPLE_RATE,
+    options: TranscribeOptions = TranscribeOptions(),
 ) -> Transcript:
-    """Transcribe one recording with the bundle `model` ("box" ships); for several, `load_model` once."""
-    return load_model(model).transcribe(recording, sample_rate)
+    """Transcribe one recording with a bundle; for several, use `load_model` once."""
+    return load_model(model).transcribe(recording, sample_rate, options)
+
+
+def file_source(path: Path, channel: Channel = "mix") -> Source:
+    """A file, opened when its blocks are read, which raises AudioError as `audio.stream` does."""
+    return Source(_file_blocks(path, channel), str(path), channel == "split")
 
 
 def _source(recording: Audio, sample_rate: float, channel: Channel) -> Source:
     if isinstance(recording, np.ndarray):
-        return Source(_blocks(recording, sample_rate, channel), "audio", channel == "split")
+        return Source(_array_blocks(recording, sample_rate, channel), split=channel == "split")
     return file_source(Path(recording), channel)
 
 
-def file_source(path: Path, channel: Channel = "mix") -> Source:
-    """A file that is opened when its blocks are read; they raise AudioError as `audio.stream` does."""
-    return Source(_long_enough(path, channel), str(path), channel == "split")
-
-
-def _long_enough(path: Path, channel: Channel) -> Iterator[np.ndarray]:
-    """The blocks of a file. One that is shorter than a frame was cut by mistake; an array may well be."""
+def _file_blocks(path: Path, channel: Channel) -> Iterator[np.ndarray]:
+    """Blocks of a file. One shorter than a frame was cut by mistake; an array may be that short."""
     samples = 0
     for block in audio.stream(path, channel):
         samples += len(block)
         yield block
     if samples < LEAST_SAMPLES:
-        raise AudioError(
-            f"{path}: too short to transcribe ({samples / SAMPLE_RATE:.3f} s; it takes "
-            f"{LEAST_SAMPLES / SAMPLE_RATE:.3f} s)"
-        )
+        seconds, least = samples / SAMPLE_RATE, LEAST_SAMPLES / SAMPLE_RATE
+        raise AudioError(f"{path}: too short to transcribe ({seconds:.3f} s; it takes {least:.3f} s)")
 
 
-def _blocks(samples: np.ndarray, sample_rate: float, channel: Channel) -> Iterator[np.ndarray]:
+def _array_blocks(samples: np.ndarray, sample_rate: float, channel: Channel) -> Iterator[np.ndarray]:
     """An array as one block `float32[n, C]` at 16 kHz. Raises AudioError."""
     if not np.issubdtype(samples.dtype, np.floating):
         raise AudioError(f"audio: samples are {samples.dtype}; give floats in [-1, 1]")

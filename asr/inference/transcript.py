@@ -1,4 +1,4 @@
-"""What transcription returns."""
+"""Results of a transcription."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,9 +12,9 @@ PAUSE = 0.6
 
 @dataclass(frozen=True)
 class Segment:
-    """Words of one channel without a pause between them: `start` and `end` in seconds.
+    """Words of one channel without a pause between them.
 
-    `channel` counts from 0 where each channel was transcribed by itself, else it is None.
+    `channel` counts from 0 if channels were transcribed separately; otherwise it is None.
     """
 
     words: tuple[Word, ...]
@@ -22,23 +22,23 @@ class Segment:
 
     @property
     def start(self) -> float:
-        """Begin of the first word."""
+        """Start of the first word in seconds."""
         return self.words[0].start
 
     @property
     def end(self) -> float:
-        """End of the last word."""
+        """End of the last word in seconds."""
         return self.words[-1].end
 
     @property
     def text(self) -> str:
-        """The words, with a space between."""
+        """All words, joined by spaces."""
         return " ".join(word.text for word in self.words)
 
 
 @dataclass(frozen=True)
 class Transcript:
-    """What was said in a recording of `duration` seconds; segments by their start, words by their segment."""
+    """Transcript of a recording of `duration` seconds; segments are sorted by start."""
 
     segments: tuple[Segment, ...]
     duration: float
@@ -46,17 +46,17 @@ class Transcript:
 
     @property
     def words(self) -> tuple[Word, ...]:
-        """All words."""
+        """Words of all segments."""
         return tuple(word for segment in self.segments for word in segment.words)
 
     @property
     def text(self) -> str:
-        """All words, with a space between."""
+        """All words, joined by spaces."""
         return " ".join(segment.text for segment in self.segments)
 
 
 def segments(words: Sequence[Word], channel: int | None = None) -> list[Segment]:
-    """Cut words, in order, where PAUSE seconds or more lie between two of them."""
+    """Split words where PAUSE seconds or more lie between two of them."""
     pauses = [round(b.start - a.end, 3) for a, b in pairwise(words)]  # rounded, as 2.4 - 1.8 < 0.6
     edges = [i for i, pause in enumerate(pauses, start=1) if pause >= PAUSE]
     bounds = [0, *edges, len(words)] if words else []
@@ -64,16 +64,15 @@ def segments(words: Sequence[Word], channel: int | None = None) -> list[Segment]
 
 
 def assemble(hypotheses: Sequence[Hypothesis], duration: float, split: bool) -> Transcript:
-    """The transcript of a recording, one hypothesis a channel; `split` says which channel a segment is of.
+    """Combine one hypothesis per channel; `split` labels the segments with their channel.
 
-    The n-best list is left out where there is no choice, and where there are several channels.
+    The n-best list is dropped if it has one entry, or if there are several channels.
     """
     parts = []
     for channel, hypothesis in enumerate(hypotheses):
-        # The last frame may reach a few milliseconds beyond the recording.
+        # The last frame may end a few milliseconds after the recording.
         words = [w if w.end <= duration else replace(w, end=duration) for w in hypothesis.words]
         parts += segments(words, channel if split else None)
     n_best = hypotheses[0].n_best if len(hypotheses) == 1 else ()
-    return Transcript(
-        tuple(sorted(parts, key=lambda part: part.start)), duration, n_best if len(n_best) > 1 else ()
-    )
+    parts.sort(key=lambda part: part.start)
+    return Transcript(tuple(parts), duration, n_best if len(n_best) > 1 else ())

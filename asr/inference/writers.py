@@ -1,26 +1,26 @@
-"""Transcripts as text: what is printed, and a function for each format of file."""
+"""Transcripts as text: output on a terminal, and one function per file format."""
 
 import json as jsonlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from asr.decoding.hypothesis import Word
 from asr.inference.subtitles import Cue, cues
-from asr.inference.transcript import Transcript
+from asr.inference.transcript import Segment, Transcript
 
 
 def txt(transcript: Transcript, name: Path) -> str:
-    """One line of text; where channels were transcribed by themselves, `CHANNEL: TEXT` a segment."""
+    """One line of text, or `CHANNEL: TEXT` per segment if channels were transcribed separately."""
     if all(segment.channel is None for segment in transcript.segments):
         return transcript.text + "\n"
     return "".join(f"{segment.channel}: {segment.text}\n" for segment in transcript.segments)
 
 
 def srt(transcript: Transcript, name: Path) -> str:
-    """SubRip. It has no marks for channels; cues of two channels may overlap."""
+    """SubRip, which has no channels: cues of two channels may overlap."""
     blocks = [
         f"{number}\n{_clock(cue.start, ',')} --> {_clock(cue.end, ',')}\n" + "\n".join(cue.lines)
         for number, cue in enumerate(cues(transcript), start=1)
@@ -29,7 +29,7 @@ def srt(transcript: Transcript, name: Path) -> str:
 
 
 def vtt(transcript: Transcript, name: Path) -> str:
-    """WebVTT (https://www.w3.org/TR/webvtt1), with channels as voices."""
+    """WebVTT (https://www.w3.org/TR/webvtt1); channels become voices."""
     blocks = [
         f"{_clock(cue.start, '.')} --> {_clock(cue.end, '.')}\n{_voice(cue)}" for cue in cues(transcript)
     ]
@@ -42,7 +42,7 @@ def json(transcript: Transcript, name: Path) -> str:
 
 
 def tsv(transcript: Transcript, name: Path) -> str:
-    """A segment a line: start, end (whole milliseconds) and text, below a line with these names."""
+    """Columns start, end (milliseconds) and text, with a header; one row per segment."""
     rows = [
         f"{round(1000 * segment.start)}\t{round(1000 * segment.end)}\t{segment.text}\n"
         for segment in transcript.segments
@@ -50,42 +50,27 @@ def tsv(transcript: Transcript, name: Path) -> str:
     return "start\tend\ttext\n" + "".join(rows)
 
 
-FORMATS: dict[str, Callable[[Transcript, Path], str]] = {
-    "txt": txt,
-    "srt": srt,
-    "vtt": vtt,
-    "json": json,
-    "tsv": tsv,
-}
-"""From the suffix of a file to what it holds, of a transcript of the recording `name`; ends in a newline."""
+FORMATS: dict[str, Callable[[Transcript, Path], str]] = {f.__name__: f for f in (txt, srt, vtt, json, tsv)}
+"""Writers by file suffix: transcript and path of the recording -> content, which ends in a newline."""
 
 
 def text_line(path: Path, transcript: Transcript, named: bool) -> str:
-    """The text; `named` puts the file's name before it, as for one of several files."""
+    """The text; if `named`, as `FILE: TEXT`."""
     return f"{_name(path)}: {transcript.text}".replace("\n", "\\n") if named else transcript.text
 
 
 def json_line(path: Path, transcript: Transcript) -> str:
-    """One JSON object: file, duration, text, segments, words, and n_best where there are alternatives.
+    """One JSON object: file, duration, text, segments, words, and n_best if there are alternatives.
 
-    Seconds to the millisecond. A segment has a channel where each was transcribed by itself.
+    Times are in seconds, to the millisecond. A segment has a channel if channels were transcribed separately.
     """
-    words = [_words(segment.words) for segment in transcript.segments]
+    segments = [_segment(segment) for segment in transcript.segments]
     row: dict[str, Any] = {
         "file": _name(path),
         "duration": round(transcript.duration, 3),
         "text": transcript.text,
-        "segments": [
-            {
-                "start": round(segment.start, 3),
-                "end": round(segment.end, 3),
-                "text": segment.text,
-                **({} if segment.channel is None else {"channel": segment.channel}),
-                "words": rows,
-            }
-            for segment, rows in zip(transcript.segments, words, strict=True)
-        ],
-        "words": list(chain.from_iterable(words)),
+        "segments": segments,
+        "words": list(chain.from_iterable(segment["words"] for segment in segments)),
     }
     if transcript.n_best:
         row["n_best"] = [{"text": a.text, "score": round(a.score, 4)} for a in transcript.n_best]
@@ -93,22 +78,25 @@ def json_line(path: Path, transcript: Transcript) -> str:
 
 
 def word_table(transcript: Transcript) -> str:
-    """A line a word, parted by tabs: start and end in seconds, confidence, text."""
+    """Tab-separated start and end in seconds, confidence and text; one row per word."""
     return "\n".join(
         f"{word.start:.2f}\t{word.end:.2f}\t{word.confidence:.3f}\t{word.text}" for word in transcript.words
     )
 
 
-def _words(words: Sequence[Word]) -> list[dict[str, Any]]:
-    return [
-        {
-            "text": word.text,
-            "start": round(word.start, 3),
-            "end": round(word.end, 3),
-            "confidence": round(word.confidence, 4),
-        }
-        for word in words
-    ]
+def _segment(segment: Segment) -> dict[str, Any]:
+    return {
+        "start": round(segment.start, 3),
+        "end": round(segment.end, 3),
+        "text": segment.text,
+        **({} if segment.channel is None else {"channel": segment.channel}),
+        "words": [_word(word) for word in segment.words],
+    }
+
+
+def _word(word: Word) -> dict[str, Any]:
+    times = {"start": round(word.start, 3), "end": round(word.end, 3)}
+    return {"text": word.text, **times, "confidence": round(word.confidence, 4)}
 
 
 def _voice(cue: Cue) -> str:
@@ -117,11 +105,11 @@ def _voice(cue: Cue) -> str:
 
 
 def _clock(seconds: float, point: str) -> str:
-    """HH:MM:SS, `point` and milliseconds."""
+    """Format as HH:MM:SS, `point`, milliseconds."""
     minutes, milliseconds = divmod(round(1000 * seconds), 60_000)
     return f"{minutes // 60:02}:{minutes % 60:02}:{milliseconds // 1000:02}{point}{milliseconds % 1000:03}"
 
 
 def _name(path: Path) -> str:
-    """A name that can be printed, even where the file system's bytes are not UTF-8."""
+    """A printable name, even if the file system's bytes are not UTF-8."""
     return os.fsencode(path).decode("utf-8", "replace")

@@ -21,7 +21,7 @@ from asr.audio import SAMPLE_RATE
 from asr.errors import AsrError, AudioError, UsageError
 from asr.inference.inputs import find_recordings
 from asr.inference.pipeline import Source
-from asr.inference.transcriber import Transcriber, file_source
+from asr.inference.transcriber import TranscribeOptions, Transcriber, file_source
 from asr.manifest import Utterance
 from asr.scoring.evaluate import EvaluateOptions, Report, evaluate_utterances
 
@@ -96,12 +96,15 @@ def evaluate_conditions(
     options: EvaluateOptions,
     noise: Noise | None = None,
     progress: bool = False,
+    transcribing: TranscribeOptions = TranscribeOptions(),
 ) -> Robustness:
     """Evaluate a model under each condition of `options`, with `noise` from `noise_for`."""
     reports = {}
     for condition in conditions(options.snr, options.tempo):
         source_of = partial(apply_condition, condition=condition, noise=noise, seed=options.seed)
-        reports[condition] = evaluate_utterances(model, utterances, source_of, progress, condition.name)
+        reports[condition] = evaluate_utterances(
+            model, utterances, source_of, progress, condition.name, transcribing
+        )
     return Robustness(reports, options.noise or "white", options.seed)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from asr import manifest
 from asr.errors import AsrError, ManifestError, UsageError
 from asr.inference.pipeline import Source
-from asr.inference.transcriber import Transcriber, file_source
+from asr.inference.transcriber import TranscribeOptions, Transcriber, file_source
 from asr.manifest import Utterance
 from asr.scoring.bootstrap import Interval, interval
 from asr.scoring.calibration import JudgedWord, Quality, judge, measure
@@ -151,12 +151,17 @@ def summarize(
     )
 
 
-def evaluate(model: Transcriber, manifests: Sequence[Path], progress: bool = False) -> Report:
+def evaluate(
+    model: Transcriber,
+    manifests: Sequence[Path],
+    progress: bool = False,
+    options: TranscribeOptions = TranscribeOptions(),
+) -> Report:
     """Score a model against the texts in manifests, unnormalised. Raises ManifestError.
 
     Utterances that cannot be read or decoded become the report's `problems`.
     """
-    return evaluate_utterances(model, read_all(manifests), progress=progress)
+    return evaluate_utterances(model, read_all(manifests), progress=progress, options=options)
 
 
 def evaluate_utterances(
@@ -165,6 +170,7 @@ def evaluate_utterances(
     source_of: Callable[[Utterance], Source] = lambda u: file_source(u.audio_filepath),
     progress: bool = False,
     title: str = "transcribing",
+    options: TranscribeOptions = TranscribeOptions(),
 ) -> Report:
     """Evaluate utterances on the audio that `source_of` gives; `title` labels the progress bar."""
     scores: list[UtteranceScore] = []
@@ -172,7 +178,7 @@ def evaluate_utterances(
     judged: list[JudgedWord] = []
     audio_seconds = 0.0
     begin = time.perf_counter()
-    transcripts = model.transcribe_sources(source_of(u) for u in utterances)
+    transcripts = model.transcribe_sources((source_of(u) for u in utterances), options)
     tracked = _tracked(transcripts, len(utterances), title) if progress else transcripts
     for utterance, transcript in zip(utterances, tracked, strict=True):
         if isinstance(transcript, AsrError):

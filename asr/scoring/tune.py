@@ -10,9 +10,10 @@ import numpy as np
 from rapidfuzz.distance import Levenshtein
 
 from asr.decoding.beam import BeamDecoder, BeamOptions
+from asr.decoding.settings import GREEDY_TEMPERATURE, TEMPERATURE
 from asr.errors import AsrError
 from asr.files import atomic_write
-from asr.inference.decoder import GREEDY_TEMPERATURE, TEMPERATURE, Decoder, DecodingOptions
+from asr.inference.decoder import Decoder, LoadOptions
 from asr.inference.engine import usable_cores
 from asr.inference.transcriber import load_model
 from asr.manifest import Utterance
@@ -140,7 +141,7 @@ class TunedBundle:
 
 
 def tune_bundle(
-    bundle: Path, manifests: Sequence[Path], decoding: DecodingOptions, options: TuneOptions = TuneOptions()
+    bundle: Path, manifests: Sequence[Path], decoding: LoadOptions, options: TuneOptions = TuneOptions()
 ) -> TunedBundle:
     """Tune a bundle on manifests and write the result into its config.json.
 
@@ -159,10 +160,10 @@ def tune_bundle(
     }
     raw = replace(model.config, decoding=settings)  # has no temperatures, so that they are 1
 
-    def fit(decoding: DecodingOptions) -> CrossFit | None:
+    def fit(decoding: LoadOptions) -> CrossFit | None:
         return _fit(Decoder(bundle, raw, model.decoder.frame_seconds, decoding), development)
 
-    beam_fit, greedy_fit = fit(replace(decoding, beam=tuning.options)), None
+    beam_fit, greedy_fit = fit(replace(decoding, settings=settings)), None
     if raw.tokenizer.separator is not None:  # greedy decoding of phones gives no words
         greedy_fit = fit(replace(decoding, greedy=True))
     fits = {TEMPERATURE: beam_fit, GREEDY_TEMPERATURE: greedy_fit}

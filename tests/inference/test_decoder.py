@@ -12,10 +12,9 @@ import soundfile
 from asr import manifest
 from asr.cli import main
 from asr.decoding.beam import BeamOptions
-from asr.decoding.hotwords import Hotword
 from asr.errors import AsrError, BundleError, DecodingError, LanguageModelError, TextError
-from asr.inference.decoder import DecodingOptions
-from asr.inference.transcriber import load_model
+from asr.inference.decoder import LoadOptions
+from asr.inference.transcriber import TranscribeOptions, load_model
 from asr.lm.estimate import LmOptions, train
 from asr.model.bundle import LM, read_config, write_config
 from asr.scoring.tune import Development, TuneOptions, Tuning, cross_tune, tune_bundle
@@ -48,7 +47,7 @@ def bundle(tmp_path: Path) -> Path:
 def test_a_language_model_decides_where_the_ear_doubts(bundle: Path, lm: Path) -> None:
     spoken = mumble("THE HAT")
     assert load_model(bundle).transcribe(spoken).text == "TIE IAT"
-    with_lm = load_model(bundle, decoding=DecodingOptions(lm=lm)).transcribe(spoken)
+    with_lm = load_model(bundle, decoding=LoadOptions(lm=lm)).transcribe(spoken)
     assert with_lm.text == "THE HAT"
     the, hat = with_lm.words
     assert (the.start, the.end) == pytest.approx((0, 0.12 * 3 - 0.04))
@@ -60,7 +59,7 @@ def test_a_bundle_that_holds_a_language_model_uses_it(bundle: Path, lm: Path) ->
     (bundle / LM).write_bytes(lm.read_bytes())
     spoken = mumble("THE HAT")
     assert load_model(bundle).transcribe(spoken).text == "THE HAT"
-    assert load_model(bundle, decoding=DecodingOptions(greedy=True)).transcribe(spoken).text == "TIE IAT"
+    assert load_model(bundle, decoding=LoadOptions(greedy=True)).transcribe(spoken).text == "TIE IAT"
     (bundle / LM).write_bytes(lm.read_bytes()[:-1])
     with pytest.raises(LanguageModelError, match=r"lm\.bin: cut off or damaged"):
         load_model(bundle)
@@ -68,41 +67,38 @@ def test_a_bundle_that_holds_a_language_model_uses_it(bundle: Path, lm: Path) ->
 
 def test_only_words_of_the_lexicon(bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "words").write_text("HAT\nTHE\nTIE\n", encoding="utf-8")
-    model = load_model(bundle, decoding=DecodingOptions(lexicon=tmp_path / "words"))
+    model = load_model(bundle, decoding=LoadOptions(lexicon=tmp_path / "words"))
     assert model.transcribe(mumble("THE HAT")).text == "TIE HAT"
 
 
 def test_hotwords_without_a_language_model(bundle: Path) -> None:
-    options = BeamOptions(hotwords=(Hotword("hat", 1.0),))
-    model = load_model(bundle, decoding=DecodingOptions(beam=options))
-    assert model.transcribe(mumble("THE HAT")).text == "TIE HAT"
+    options = TranscribeOptions(hotwords=("hat",))
+    model = load_model(bundle, decoding=LoadOptions(settings={"lm_weight": 0}))
+    assert model.transcribe(mumble("THE HAT"), options=options).text == "TIE HAT"
 
 
 def test_hotwords_at_call_time(bundle: Path, lm: Path) -> None:
     for options in (
-        DecodingOptions(),
-        DecodingOptions(lm=lm, beam=BeamOptions(lm_weight=0, unknown_penalty=0)),
+        LoadOptions(),
+        LoadOptions(lm=lm, settings={"lm_weight": 0, "unknown_penalty": 0}),
     ):
         model = load_model(bundle, decoding=options)
         spoken = mumble("THE HAT")
         assert model.transcribe(spoken).text == "TIE IAT"
-        assert model.transcribe(spoken, hotwords=["hat"]).text == "TIE HAT"
-        assert model.transcribe(spoken, hotwords=["the hat"], hotword_boost=0.8).text == "THE HAT"
+        for phrase, boost, text in (("hat", 1.0, "TIE HAT"), ("the hat", 0.8, "THE HAT")):
+            hot = TranscribeOptions(hotwords=(phrase,), hotword_boost=boost)
+            assert model.transcribe(spoken, options=hot).text == text
         assert model.transcribe(spoken).text == "TIE IAT"
-        with pytest.raises(DecodingError, match="the model has no token for '5'"):
-            model.transcribe(spoken, hotwords=["hat 5"])
-    with pytest.raises(
-        DecodingError, match="the model has no token for '5'"
-    ):  # before anything is transcribed
-        load_model(bundle, decoding=DecodingOptions(beam=BeamOptions(hotwords=(Hotword("5"),))))
-    with pytest.raises(DecodingError, match="there are no priors to weigh; run asr tune first"):
-        load_model(bundle, decoding=DecodingOptions(beam=BeamOptions(prior_weight=0.5)))
+        with pytest.raises(DecodingError, match="'5'"):  # before anything is read
+            next(model.transcribe_files([Path("none")], TranscribeOptions(hotwords=("hat 5",))))
+    with pytest.raises(DecodingError, match="priors"):
+        load_model(bundle, decoding=LoadOptions(settings={"prior_weight": 0.5}))
 
 
 def test_settings_of_a_bundle(bundle: Path, lm: Path) -> None:
     config = read_config(bundle)
     write_config(bundle, replace(config, decoding={"lm_weight": 0.0, "word_bonus": 1.5, "temperature": 2.0}))
-    decoder = load_model(bundle, decoding=DecodingOptions(lm=lm)).decoder
+    decoder = load_model(bundle, decoding=LoadOptions(lm=lm)).decoder
     assert (decoder.options, decoder.temperature) == (BeamOptions(lm_weight=0.0, word_bonus=1.5), 2.0)
     write_config(bundle, replace(config, decoding={"loudness": 1}))
     with pytest.raises(BundleError) as error:
@@ -148,8 +144,8 @@ def test_tuning_finds_weights_and_puts_all_into_the_bundle(
     bundle: Path, lm: Path, development_set: Path
 ) -> None:
     no_priors = TuneOptions(prior_weights=(0.0,))  # they would do the rest's work here
-    poor = BeamOptions(lm_weight=0.0, word_bonus=0.0, unknown_penalty=0.0)
-    tuned = tune_bundle(bundle, [development_set], DecodingOptions(lm=lm, beam=poor), no_priors)
+    poor = {"lm_weight": 0.0, "word_bonus": 0.0, "unknown_penalty": 0.0}
+    tuned = tune_bundle(bundle, [development_set], LoadOptions(lm=lm, settings=poor), no_priors)
     first, *_ = tuned.tuning.trials
     assert first[:2] == (0.0, 0.0)
     assert tuned.tuning.errors <= min(errors for *_, errors in tuned.tuning.trials) < first[2]
@@ -161,13 +157,13 @@ def test_tuning_finds_weights_and_puts_all_into_the_bundle(
     assert model.decoder.options == tuned.tuning.options
     assert model.transcribe(mumble("THE CAT SAT")).text == "THE CAT SAT"
     # Again, with what the bundle holds now: nothing better is found.
-    again = tune_bundle(bundle, [development_set], DecodingOptions(), no_priors)
+    again = tune_bundle(bundle, [development_set], LoadOptions(), no_priors)
     assert again.tuning.errors <= tuned.tuning.errors
 
 
 def test_tuning_takes_priors_where_they_help(bundle: Path, lm: Path, development_set: Path) -> None:
-    poor = BeamOptions(lm_weight=0.0, word_bonus=0.0, unknown_penalty=0.0)
-    tuned = tune_bundle(bundle, [development_set], DecodingOptions(lm=lm, beam=poor), TuneOptions())
+    poor = {"lm_weight": 0.0, "word_bonus": 0.0, "unknown_penalty": 0.0}
+    tuned = tune_bundle(bundle, [development_set], LoadOptions(lm=lm, settings=poor), TuneOptions())
     assert tuned.tuning.options.prior_weight > 0
     assert load_model(bundle).decoder.options == tuned.tuning.options
 
@@ -175,7 +171,7 @@ def test_tuning_takes_priors_where_they_help(bundle: Path, lm: Path, development
 def test_cross_tuning_keeps_speakers_apart(
     bundle: Path, lm: Path, development_set: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = load_model(bundle, decoding=DecodingOptions(lm=lm))
+    model = load_model(bundle, decoding=LoadOptions(lm=lm))
     utterances = manifest.read(development_set)
     posteriors = [model.posteriors(u.audio_filepath) for u in utterances]
     decoder = model.decoder
@@ -204,7 +200,7 @@ def test_cross_tuning_keeps_speakers_apart(
 
 def test_tuning_needs_a_language_model(bundle: Path, development_set: Path) -> None:
     with pytest.raises(AsrError) as error:
-        tune_bundle(bundle, [development_set], DecodingOptions())
+        tune_bundle(bundle, [development_set], LoadOptions())
     assert str(error.value) == f"{bundle}: has no language model to tune; give --lm FILE"
 
 
@@ -231,7 +227,7 @@ def test_align_by_phones(tmp_path: Path) -> None:
     assert str(error.value) == "a model of phones needs a lexicon to spell a text; give --lexicon"
     lexicon = tmp_path / "lexicon.txt"
     lexicon.write_text("BUT\tB AH T\nA\tAH\n", encoding="utf-8")
-    model = load_model(bundle, decoding=DecodingOptions(lexicon=lexicon))
+    model = load_model(bundle, decoding=LoadOptions(lexicon=lexicon))
     assert model.transcribe(speak("BACA", "ABC")).text == "BUT A"
     assert [word.text for word in model.align(speak("BACA", "ABC"), "BUT A").words] == ["BUT", "A"]
     with pytest.raises(DecodingError) as error:

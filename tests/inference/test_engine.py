@@ -6,10 +6,13 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from asr.errors import BundleError
+from asr.frames import FrameGrid
 from asr.inference import engine as engine_module
-from asr.inference.engine import Engine
+from asr.inference.engine import Chunker, Engine, batches
 from asr.model.bundle import read_config, write_config
 from tests.standin import graph, speak, write_bundle
 
@@ -87,22 +90,14 @@ def test_batches_stay_within_the_memory_budget(tmp_path: Path, monkeypatch: pyte
     assert len(recorder.shapes) <= 5  # nine windows in pairs, not one by one
 
 
-def test_graph_that_counts_frames_otherwise(tmp_path: Path) -> None:
+def test_graph_with_other_frames_or_vocabulary(tmp_path: Path) -> None:
     write_bundle(tmp_path)
     config = read_config(tmp_path)
     config = write_config(tmp_path, dataclasses.replace(config, log_mel={**config.log_mel, "hop": 80}))
-    with pytest.raises(BundleError) as error:
-        Engine(tmp_path, config).posteriors(speak("A"))
-    assert str(error.value) == (
-        f"{tmp_path}/model.onnx: its outputs do not fit config.json; export the bundle again"
-    )
-
-
-def test_vocabulary_of_another_size(tmp_path: Path) -> None:
-    write_bundle(tmp_path)
-    config = write_config(tmp_path, dataclasses.replace(read_config(tmp_path), characters=" ABC"))
-    with pytest.raises(BundleError, match=r"its outputs do not fit config\.json"):
-        Engine(tmp_path, config).posteriors(speak("A"))
+    other_size = write_config(tmp_path, dataclasses.replace(read_config(tmp_path), characters=" ABC"))
+    for wrong in (config, other_size):
+        with pytest.raises(BundleError, match=r"model\.onnx: its outputs do not fit config\.json"):
+            Engine(tmp_path, wrong).posteriors(speak("A"))
 
 
 def test_file_that_is_no_graph(tmp_path: Path) -> None:
@@ -123,9 +118,57 @@ def test_graph_of_something_else(tmp_path: Path) -> None:
     model.graph.node[3].input[0] = "audio"
     onnx.save(model, tmp_path / "model.onnx")
     config = write_config(tmp_path, read_config(tmp_path))
-    with pytest.raises(BundleError) as error:
+    with pytest.raises(BundleError, match=r"model\.onnx: not a graph written by asr \(it has \['audio'"):
         Engine(tmp_path, config)
-    assert str(error.value) == (
-        f"{tmp_path}/model.onnx: not a graph written by asr "
-        "(it has ['audio', 'frames', 'lengths', 'log_probs']); export the bundle again"
-    )
+
+
+GRID = FrameGrid()
+
+
+@given(st.integers(0, 200_000))
+def test_frames_equal_the_model_chain(samples: int) -> None:
+    mel_frames = max(0, (samples - 400) // 160 + 1)
+    halved = -(-mel_frames // 2)
+    assert GRID.frames(samples) == -(-halved // 2)
+
+
+def test_frames_at_the_edges() -> None:
+    assert [GRID.frames(n) for n in (0, 399, 400, 1039, 1040)] == [0, 0, 1, 1, 2]
+
+
+@given(
+    st.integers(0, 400_000),
+    st.integers(1, 40),
+    st.integers(1, 10),
+    st.lists(st.integers(0, 400_000), max_size=5),
+)
+def test_kept_frames_tile_the_recording(samples: int, step: int, context: int, cuts: list[int]) -> None:
+    longest = step + 2 * context
+    recording = np.arange(samples, dtype=np.float32)  # each sample says where it was
+    chunker = Chunker(GRID, longest, context)
+    windows = [w for block in np.split(recording, sorted(cuts)) for w in chunker.push(block)]
+    windows += chunker.end()
+    frames, position = GRID.frames(samples), 0
+    for window in windows:
+        start = int(window.samples[0])
+        np.testing.assert_array_equal(window.samples, recording[start : start + len(window.samples)])
+        computed = GRID.frames(len(window.samples))
+        assert start % GRID.stride == 0 and computed <= longest
+        assert start // GRID.stride + window.keep_from == position
+        assert window.keep_from == min(context, position)
+        assert window.keep_from < window.keep_to <= computed
+        position = start // GRID.stride + window.keep_to
+        assert computed - window.keep_to == (0 if position == frames else context)
+    assert position == frames
+    assert len(windows) == (frames > 0) or frames > longest
+
+
+@given(st.lists(st.integers(400, 5_000), max_size=50), st.integers(400, 20_000))
+def test_batches_hold_each_once_within_budget(lengths: list[int], budget: int) -> None:
+    groups = batches(lengths, budget)
+    assert sorted(index for group in groups for index in group) == list(range(len(lengths)))
+    for group in groups:
+        longest = max(lengths[index] for index in group)
+        assert len(group) == 1 or len(group) * longest <= budget
+    in_order = [lengths[index] for group in groups for index in group]
+    assert in_order == sorted(lengths, reverse=True)

@@ -43,9 +43,6 @@ def spread(texts: str, length: int = 300, pause: int = 50) -> list[Spoken]:
     return [(text, pause, length) for text in texts.split()]
 
 
-# -------------------------------------------------------------------------------------- known answers
-
-
 def test_nothing_said() -> None:
     assert cues(transcript([], 5_000)) == []
 
@@ -126,8 +123,6 @@ def test_channels_are_by_themselves() -> None:
     assert [(cue.channel, cue.start, cue.end) for cue in made] == [(0, 1, 3), (1, 2, 3), (0, 5, 7)]
 
 
-# ----------------------------------------------------------------------------------------- properties
-
 lengths = st.one_of(st.integers(0, 600), st.integers(0, 9_000))
 pauses = st.one_of(st.integers(0, 100), st.integers(0, 700), st.integers(0, 4_000))
 short_words = st.tuples(st.integers(1, 14).map("X".__mul__), pauses, lengths)
@@ -183,7 +178,7 @@ def bounds_of(made: list[Cue]) -> list[tuple[int, int]]:
 
 
 class Costs:
-    """The rules again, without any economy."""
+    """Plain restatement of the rules."""
 
     def __init__(self, spoken: list[Spoken], after: int) -> None:
         self.texts = [text for text, _, _ in spoken]
@@ -232,15 +227,10 @@ def test_what_follows_from_the_costs(spoken: list[Spoken], after: int) -> None:
     for (a, b), cue in zip(bounds, made, strict=True):
         start, end = ms(cue.start), ms(cue.end)
         natural = costs.ends[b - 1] - costs.starts[a]
-        assert (
-            start <= costs.starts[a]
-        )  # it is there when the words are said, and after only as long as it must
-        assert end >= costs.ends[b - 1]
-        assert end - start <= max(natural, 1_000)
+        assert start <= costs.starts[a] and end >= costs.ends[b - 1]  # shown while the words are spoken
+        assert end - start <= max(natural, 1_000)  # and no longer than needed
         for i in range(a + 1, b):
-            if (
-                costs.starts[i] - costs.ends[i - 1] >= 500
-            ):  # a long pause within: only lest a cue be too short
+            if costs.starts[i] - costs.ends[i - 1] >= 500:  # only if a cue would be too short otherwise
                 assert costs.room(a, i) < 1_000 or costs.room(i, b) < 1_000
     for (a, b), (_, c) in pairwise(bounds):
         if costs.fit(a, c):  # what is too short and can be joined was joined

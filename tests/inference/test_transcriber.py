@@ -10,11 +10,12 @@ import pytest
 import soundfile
 
 import asr
+from asr import audio
 from asr.decoding.hypothesis import Word
 from asr.errors import AsrError, AudioError, BundleError
 from asr.inference import pipeline as pipeline_module
 from asr.inference.pipeline import Source
-from asr.inference.transcriber import Transcriber, load_model
+from asr.inference.transcriber import TranscribeOptions, Transcriber, load_model
 from asr.inference.transcript import Transcript
 from tests.standin import FRAME, speak, write_bundle
 
@@ -92,20 +93,16 @@ def test_posteriors_are_distributions(model: Transcriber) -> None:
 
 
 @pytest.mark.parametrize(
-    ("samples", "message"),
+    ("samples", "reason"),
     [
-        (np.zeros(800, np.int16), "audio: samples are int16; give floats in [-1, 1]"),
-        (
-            np.zeros((1, 2, 800), np.float32),
-            "audio: samples have shape (1, 2, 800); give [samples] or [samples, channels]",
-        ),
-        (np.full(800, np.nan, np.float32), "audio: the recording holds samples that are not finite"),
+        (np.zeros(800, np.int16), "int16"),
+        (np.zeros((1, 2, 800), np.float32), r"shape \(1, 2, 800\)"),
+        (np.full(800, np.nan, np.float32), "not finite"),
     ],
 )
-def test_arrays_that_are_refused(model: Transcriber, samples: np.ndarray, message: str) -> None:
-    with pytest.raises(AudioError) as error:
+def test_unsuitable_arrays(model: Transcriber, samples: np.ndarray, reason: str) -> None:
+    with pytest.raises(AudioError, match=reason):
         model.transcribe(samples)
-    assert str(error.value) == message
 
 
 def test_one_bad_file_does_not_stop_the_others(
@@ -121,7 +118,7 @@ def test_one_bad_file_does_not_stop_the_others(
         results = list(model.transcribe_files(iter(paths)))
         assert [path for path, _ in results] == paths
         assert [None if isinstance(r, AsrError) else r.text for _, r in results] == expected
-        assert str(results[2][1]) == f"{paths[2]}: cannot read the recording (no such file)"
+        assert str(paths[2]) in str(results[2][1]) and "no such file" in str(results[2][1])
         assert isinstance(results[3][1], AudioError) and str(paths[3]) in str(results[3][1])
     assert list(model.transcribe_files([])) == []
 
@@ -151,7 +148,8 @@ def test_eight_threads_share_a_model(model: Transcriber) -> None:
     texts = [f"{a} AND {b}" for a in ("ONE", "TWO") for b in ("CAT", "DOG", "BIRD", "FISH")]
     with ThreadPoolExecutor(8) as pool:
         for _ in range(3):
-            results = pool.map(lambda text: model.transcribe(speak(text), hotwords=[text[:3]]).text, texts)
+            options = [TranscribeOptions(hotwords=(text[:3],)) for text in texts]
+            results = pool.map(lambda t, o: model.transcribe(speak(t), options=o).text, texts, options)
             assert list(results) == texts
 
 
@@ -164,7 +162,7 @@ def test_an_interrupted_run_leaves_nothing_behind(model: Transcriber, tmp_path: 
     assert threading.active_count() == before
 
 
-def test_damage_at_the_end_of_a_long_file_spoils_only_that(
+def test_damage_at_the_end_of_a_long_file_affects_only_that_file(
     model: Transcriber, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pipeline_module, "GROUP_SECONDS", 20.0)
@@ -175,16 +173,16 @@ def test_damage_at_the_end_of_a_long_file_spoils_only_that(
     assert isinstance(first, Transcript) and first == third and first.text == " ".join(["WORDS"] * 150)
 
 
-def test_channels_by_themselves(model: Transcriber) -> None:
+def test_split_channels(model: Transcriber) -> None:
     both = np.stack([speak("LEFT" + 20 * " "), speak(10 * " " + "RIGHT" + 9 * " ")], axis=1)
-    assert model.transcribe(both, channel=0).text == "LEFT"
-    assert model.transcribe(both, channel=1).text == "RIGHT"
-    split = model.transcribe(both, channel="split")
+    assert model.transcribe(both, options=TranscribeOptions(channel=0)).text == "LEFT"
+    assert model.transcribe(both, options=TranscribeOptions(channel=1)).text == "RIGHT"
+    split = model.transcribe(both, options=TranscribeOptions(channel="split"))
     assert [(segment.channel, segment.text) for segment in split.segments] == [(0, "LEFT"), (1, "RIGHT")]
     with pytest.raises(AudioError, match="channel"):
-        model.transcribe(both, channel=2)
+        model.transcribe(both, options=TranscribeOptions(channel=2))
     with pytest.raises(AudioError, match="no channel left; it has 2, counted from 0"):
-        model.transcribe(both, channel="left")  # type: ignore[arg-type]
+        model.transcribe(both, options=TranscribeOptions(channel="left"))  # type: ignore[arg-type]
     with pytest.raises(AudioError, match="one channel at a time"):
         model.posteriors(both, channel="split")  # type: ignore[arg-type]
     assert len(model.posteriors(both.astype(np.float16), 8_000, channel=1)) == 2 * 72
@@ -193,12 +191,12 @@ def test_channels_by_themselves(model: Transcriber) -> None:
 def test_n_best(model: Transcriber) -> None:
     assert model.transcribe(speak("A")).n_best == ()
     between = np.repeat(np.array([3.5, 0], dtype=np.float32) / 32, FRAME)  # as likely A as B
-    n_best = model.transcribe(between, n_best=3).n_best
+    n_best = model.transcribe(between, options=TranscribeOptions(n_best=3)).n_best
     assert {entry.text for entry in n_best} == {"A", "B"}
     assert [entry.score for entry in n_best] == pytest.approx([np.log(0.5)] * 2, abs=1e-3)
 
 
-def test_audio_that_is_done_is_counted(model: Transcriber, tmp_path: Path) -> None:
+def test_progress_sums_to_the_duration(model: Transcriber, tmp_path: Path) -> None:
     paths = [write(tmp_path / f"{i}.wav", "WORDS " * i) for i in (1, 2, 200)]
     seconds: list[float] = []
     results = list(model.transcribe_files(paths, on_audio=seconds.append))
@@ -212,8 +210,7 @@ def test_a_file_shorter_than_a_frame(model: Transcriber, tmp_path: Path, samples
     path = tmp_path / "short.wav"
     soundfile.write(path, np.zeros(samples), 16_000)
     [(_, error)] = model.transcribe_files([path])
-    seconds = samples / 16_000
-    assert str(error) == f"{path}: too short to transcribe ({seconds:.3f} s; it takes 0.025 s)"
+    assert f"{path}: too short" in str(error) and f"{samples / 16_000:.3f} s" in str(error)
 
 
 def test_posteriors_that_are_nan_name_the_file(
@@ -222,8 +219,7 @@ def test_posteriors_that_are_nan_name_the_file(
     path = write(tmp_path / "a.wav", "A")
     monkeypatch.setattr(model._engine, "run", lambda windows: [np.full((3, 29), np.nan) for _ in windows])
     [(_, error)] = model.transcribe_files([path])
-    expected = f"{path}: posteriors hold NaN (first in frame 0); the model is damaged or diverged"
-    assert str(error) == expected
+    assert str(error).startswith(f"{path}: ") and "NaN" in str(error)
 
 
 def test_sources_that_fail_do_not_stop_the_others(model: Transcriber) -> None:
@@ -248,6 +244,9 @@ def test_public_interface(bundle: Path) -> None:
         asr.transcribe(speak(TEXT), model=bundle / "none")
 
 
+HEAVY = {"torch", "torchaudio", "pytorch_lightning", "lightning", "scipy", "matplotlib", "av"}
+
+
 def modules_after(code: str) -> set[str]:
     """Top-level modules that a fresh interpreter holds after `code`."""
     code += "\nimport sys; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
@@ -263,25 +262,31 @@ def test_transcribing_imports_nothing_heavy(bundle: Path, tmp_path: Path) -> Non
     loaded |= modules_after(
         f"import asr\nprint(asr.load_model({str(bundle)!r}).transcribe({str(path)!r}).text)"
     )
-    heavy = {
-        "torch",
-        "torchaudio",
-        "pytorch_lightning",
-        "lightning",
-        "scipy",
-        "matplotlib",
-        "jiwer",
-        "onnx",
-        "av",
-        "rich",
-    }
-    assert not loaded & heavy
+    assert not loaded & {*HEAVY, "jiwer", "onnx", "rich"}
 
 
 def test_evaluating_needs_no_torch() -> None:
     loaded = modules_after("import asr.scoring.conditions, asr.scoring.report, asr.scoring.bootstrap")
     assert "jiwer" in loaded
-    assert not loaded & {"torch", "torchaudio", "pytorch_lightning", "scipy", "matplotlib", "av"}
+    assert not loaded & HEAVY
+
+
+def test_telemetry_of_onnx_runtime_is_off() -> None:
+    code = "import asr.inference.engine, os; print(os.environ['ORT_DISABLE_TELEMETRY'])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "1\n"
+
+
+def test_files_are_opened_in_turn(
+    model: Transcriber, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[Path] = []
+    stream = audio.stream
+    monkeypatch.setattr(audio, "stream", lambda p, channel: opened.append(p) or stream(p, channel))
+    monkeypatch.setattr(pipeline_module, "GROUP_SECONDS", 0.0)
+    paths = [write(tmp_path / f"{i}.wav", "WORDS") for i in range(9)]
+    next(model.transcribe_files(paths))
+    assert 1 <= len(opened) < len(paths)
 
 
 def test_import_asr_alone_is_cheap() -> None:

@@ -28,9 +28,6 @@ def written(kind: str, transcript: Transcript) -> str:
     return FORMATS[kind](transcript, NAME)
 
 
-# --------------------------------------------------------------------------------------- known answers
-
-
 def test_the_formats() -> None:
     assert list(FORMATS) == ["txt", "srt", "vtt", "json", "tsv"]
 
@@ -89,14 +86,9 @@ def test_json_with_alternatives() -> None:
     assert "É" in line
 
 
-@pytest.mark.parametrize(
-    ("kind", "expected"), [("txt", "\n"), ("srt", "\n"), ("vtt", "WEBVTT\n"), ("tsv", "start\tend\ttext\n")]
-)
-def test_nothing_said(kind: str, expected: str) -> None:
-    assert written(kind, EMPTY) == expected
-
-
-def test_nothing_said_in_json() -> None:
+def test_an_empty_transcript() -> None:
+    expected_text = {"txt": "\n", "srt": "\n", "vtt": "WEBVTT\n", "tsv": "start\tend\ttext\n"}
+    assert {kind: written(kind, EMPTY) for kind in expected_text} == expected_text
     expected = {"file": "talks/a b.wav", "duration": 2.5, "text": "", "segments": [], "words": []}
     assert json.loads(written("json", EMPTY)) == expected
 
@@ -123,8 +115,6 @@ def test_a_name_that_is_not_utf8_can_be_printed() -> None:
     assert json.loads(json_line(path, ONE).encode())["file"] == f"{name}\n.wav"
     assert all(function(ONE, path).encode() for function in FORMATS.values())
 
-
-# ------------------------------------------------------------- what a reader of the files makes of them
 
 words = st.lists(
     st.tuples(
