@@ -9,7 +9,7 @@ from asr.decoding.confidence import word_confidences
 from asr.decoding.hypothesis import Word
 from asr.decoding.posteriors import FLOOR
 from asr.errors import DecodingError
-from asr.kernel import compiled
+from asr.jit import compiled
 from asr.text import BLANK, ctc_frames_needed
 
 _MOVES_BYTES = 16 << 20

@@ -17,7 +17,7 @@ from asr.decoding.prefixes import (
     score_extension,
 )
 from asr.decoding.trie import ROOT, Trie, find_child
-from asr.kernel import compiled, kernel
+from asr.jit import compiled, kernel
 from asr.text import BLANK
 
 HYPOTHESIS = np.dtype(

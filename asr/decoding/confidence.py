@@ -9,7 +9,7 @@ and no probability that the word is right; asr.scoring.calibration fits the T th
 
 import numpy as np
 
-from asr.kernel import compiled
+from asr.jit import compiled
 
 
 def word_confidences(

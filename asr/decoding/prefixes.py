@@ -6,7 +6,7 @@ import numpy as np
 
 from asr.decoding.hotwords import WORD_END, HotwordGraph
 from asr.decoding.trie import Trie
-from asr.kernel import compiled, kernel
+from asr.jit import compiled, kernel
 from asr.lm.ngram import NgramArrays, score_word
 from asr.lm.vocabulary import UNKNOWN
 

@@ -37,7 +37,7 @@ from asr.decoding.prefixes import (
     has_child_in_beam,
 )
 from asr.decoding.trie import ROOT
-from asr.kernel import compiled, kernel
+from asr.jit import compiled, kernel
 from asr.lm.ngram import score_word
 from asr.lm.vocabulary import END
 from asr.text import BLANK

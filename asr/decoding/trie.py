@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from asr.decoding.lexicon import Lexicon
-from asr.kernel import kernel
+from asr.jit import kernel
 
 ROOT = 0
 

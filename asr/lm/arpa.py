@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from asr.errors import LanguageModelError
-from asr.kernel import compiled
+from asr.jit import compiled
 from asr.lm.arpa_writer import spell
 from asr.lm.ngram import MAX_NODES, MAX_ORDER, NgramArrays, NgramBuilder, NgramLM, NgramTable, find_child
 from asr.lm.reading import Block, line_of, read_blocks

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from asr.errors import LanguageModelError
-from asr.kernel import compiled
+from asr.jit import compiled
 from asr.lm.disk import Scratch
 from asr.lm.reading import read_blocks, refuse_special
 from asr.lm.vocabulary import END, Vocabulary

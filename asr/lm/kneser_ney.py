@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from asr.errors import LanguageModelError
-from asr.kernel import compiled
+from asr.jit import compiled
 from asr.lm.counting import Level
 from asr.lm.disk import Scratch
 from asr.lm.ngram import NgramBuilder, NgramLM, NgramTable

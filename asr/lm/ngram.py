@@ -16,7 +16,7 @@ import numpy as np
 
 from asr.errors import LanguageModelError
 from asr.files import atomic_write
-from asr.kernel import compiled, kernel
+from asr.jit import compiled, kernel
 from asr.lm.vocabulary import BEGIN, END, SPECIAL, UNKNOWN, Vocabulary
 
 __all__ = ["BEGIN", "END", "MAX_ORDER", "UNKNOWN", "NgramArrays", "NgramLM", "NgramTable", "score_word"]

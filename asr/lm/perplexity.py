@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from asr.errors import LanguageModelError
-from asr.kernel import compiled
+from asr.jit import compiled
 from asr.lm.ngram import NgramArrays, NgramLM, score_word
 from asr.lm.reading import read_blocks, refuse_special
 from asr.lm.vocabulary import BEGIN, UNKNOWN

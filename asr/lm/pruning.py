@@ -12,7 +12,7 @@ from itertools import pairwise
 import numpy as np
 
 from asr.errors import LanguageModelError
-from asr.kernel import compiled
+from asr.jit import compiled
 from asr.lm.ngram import NgramArrays, NgramBuilder, NgramLM, NgramTable, link, score_word
 from asr.lm.vocabulary import BEGIN, END
 

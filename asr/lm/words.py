@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from asr.kernel import compiled
+from asr.jit import compiled
 from asr.lm.vocabulary import BEGIN, END, SPECIAL, UNKNOWN, Vocabulary
 
 _OFFSET, _PRIME = np.uint64(14695981039346656037), np.uint64(1099511628211)  # FNV-1a
