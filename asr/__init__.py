@@ -4,16 +4,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from asr.decoding.hypothesis import Alternative, Word
+    from asr.decoding.types import Alternative, Word
     from asr.inference.transcriber import Transcriber, load_model, transcribe
     from asr.inference.transcript import Segment, Transcript
 
 _HOMES = {
-    "Alternative": "asr.decoding.hypothesis",
+    "Alternative": "asr.decoding.types",
     "Segment": "asr.inference.transcript",
     "Transcriber": "asr.inference.transcriber",
     "Transcript": "asr.inference.transcript",
-    "Word": "asr.decoding.hypothesis",
+    "Word": "asr.decoding.types",
     "load_model": "asr.inference.transcriber",
     "transcribe": "asr.inference.transcriber",
 }

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 
 from asr.decoding.align import align_words
-from asr.decoding.beam import BeamDecoder, BeamOptions, DecodedWord, known_form
+from asr.decoding.beam import BeamDecoder, DecodedWord
+from asr.decoding.beam import DecodingOptions as BeamOptions
 from asr.decoding.hotwords import Hotword
-from asr.decoding.hypothesis import Hypothesis, Word
-from asr.decoding.lexicon import Lexicon, read_lexicon, spellable
+from asr.decoding.lexicon import Lexicon, known_form, read_lexicon, spellable
 from asr.decoding.stream import AlignedBeamSearch, GreedySearch, Search, Stream
+from asr.decoding.types import Hypothesis, Word
 from asr.errors import BundleError, DecodingError, TextError
 from asr.lm import packed
 from asr.lm.ngram import NgramLM

@@ -1,6 +1,6 @@
 """How far the confidence of words can be believed, and the temperature that makes it so.
 
-A confidence c at temperature 1 is c ** (1 / T) at temperature T (see asr.decoding.confidence), so that T is
+A confidence c at temperature 1 is c ** (1 / T) at temperature T (see asr.decoding.align), so that T is
 fitted to words that are already decoded.
 """
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import jiwer
 import numpy as np
 
-from asr.decoding.hypothesis import Word
+from asr.decoding.types import Word
 from asr.errors import AsrError
 
 BINS = 15

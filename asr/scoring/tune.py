@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 from rapidfuzz.distance import Levenshtein
 
-from asr.decoding.beam import BeamDecoder, BeamHypothesis, BeamOptions
+from asr.decoding.beam import BeamDecoder, BeamHypothesis
+from asr.decoding.beam import DecodingOptions as BeamOptions
 from asr.errors import AsrError
 from asr.files import atomic_write
 from asr.inference.decoder import GREEDY_TEMPERATURE, TEMPERATURE, Decoder, DecodingOptions

@@ -11,7 +11,7 @@ import soundfile
 
 from asr import manifest
 from asr.cli import main
-from asr.decoding.beam import BeamOptions
+from asr.decoding.beam import DecodingOptions as BeamOptions
 from asr.decoding.hotwords import Hotword
 from asr.errors import AsrError, BundleError, DecodingError, LanguageModelError, TextError
 from asr.inference.decoder import DecodingOptions

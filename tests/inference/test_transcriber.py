@@ -10,7 +10,7 @@ import pytest
 import soundfile
 
 import asr
-from asr.decoding.hypothesis import Word
+from asr.decoding.types import Word
 from asr.errors import AsrError, AudioError, BundleError
 from asr.inference import pipeline as pipeline_module
 from asr.inference.pipeline import Source
