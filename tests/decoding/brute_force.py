@@ -19,6 +19,12 @@ def collapse(path: Sequence[int]) -> tuple[int, ...]:
     return tuple(token for token, _ in itertools.groupby(path) if token != 0)
 
 
+def random_posteriors(seed: int, frames: int, size: int, scale: float = 3.0) -> np.ndarray:
+    """Log-softmax of noise, `float32[frames, size]`."""
+    logits = scale * np.random.default_rng(seed).standard_normal((frames, size))
+    return (logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)).astype(np.float32)
+
+
 def readings(tokens: tuple[int, ...], tokenizer: Tokenizer, lexicon: Lexicon | None) -> set[Words]:
     """All word sequences that a token sequence spells."""
     if tokenizer.separator is None:

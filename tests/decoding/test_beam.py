@@ -14,6 +14,7 @@ from asr.decoding.lexicon import Lexicon
 from asr.errors import DecodingError
 from asr.text import Tokenizer
 from tests.decoding import brute_force
+from tests.decoding.brute_force import random_posteriors
 
 LETTERS = Tokenizer(" AB")
 PHONES = Tokenizer(("AH", "B"))
@@ -34,11 +35,6 @@ LETTER_LEXICON = lexicon(LETTERS, ("A", "A"), ("AB", "AB"), ("BB", "BB"), ("AHA"
 """With homophones, a word of two spellings, and a word outside the LM."""
 
 PHONE_LEXICON = lexicon(PHONES, ("A", "AH"), ("AB", "AH B"), ("BB", "B"), ("B", "B"), ("AB", "B AH"))
-
-
-def posteriors(seed: int, frames: int, vocabulary: int, sharpness: float) -> np.ndarray:
-    logits = sharpness * np.random.default_rng(seed).standard_normal((frames, vocabulary))
-    return (logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)).astype(np.float32)
 
 
 def by_words(hypotheses: list[BeamHypothesis]) -> dict[tuple[str, ...], float]:
@@ -72,7 +68,7 @@ def test_every_hypothesis_has_the_score_of_brute_force(
         unknown_penalty=-0.5,
         hotwords=hotwords if with_hotwords else (),
     )
-    log_probs = posteriors(seed, frames, tokenizer.size, sharpness)
+    log_probs = random_posteriors(seed, frames, tokenizer.size, sharpness)
     found = BeamDecoder(tokenizer, lm, entries).decode(log_probs, options)
     expected = brute_force.decode(log_probs, tokenizer, lm, entries, options)
     assert by_words(found) == pytest.approx(expected, abs=1e-4)
@@ -89,7 +85,7 @@ def test_recombination_keeps_the_best_text(
     decoder = BeamDecoder(LETTERS, lm, LETTER_LEXICON if with_lexicon else None)
     hotwords = (Hotword("AB", 0.7), Hotword("A BB", 1.1)) if with_hotwords else ()
     options = DecodingOptions(**WIDE, lm_weight=lm_weight, word_bonus=0.3, hotwords=hotwords)
-    log_probs = posteriors(seed, 2 * frames, LETTERS.size, sharpness)
+    log_probs = random_posteriors(seed, 2 * frames, LETTERS.size, sharpness)
     every = decoder.decode(log_probs, options)
     best = decoder.decode(log_probs, replace(options, n_best=1))[0]
     # Another spelling of the same words may be dropped, with its share of the probability.
@@ -106,7 +102,7 @@ def test_recombination_leaves_room_in_the_beam() -> None:
     narrow = DecodingOptions(**{**WIDE, "beam": 4, "n_best": 1}, lm_weight=1.0, word_bonus=0.3)
     with_it = without = 0.0
     for seed in range(40):
-        log_probs = posteriors(seed, 40, LETTERS.size, 1.0)
+        log_probs = random_posteriors(seed, 40, LETTERS.size, 1.0)
         with_it += decoder.decode(log_probs, narrow)[0].score
         without += decoder.decode(log_probs, replace(narrow, n_best=2))[0].score
     assert with_it > without + 5
@@ -120,7 +116,7 @@ def test_a_beam_that_is_wide_enough_finds_the_best(
     seed, frames, sharpness = signal
     lm = brute_force.random_lm(WORDS, np.random.default_rng(seed))
     entries = LETTER_LEXICON if with_lexicon else None
-    log_probs = posteriors(seed, frames, LETTERS.size, sharpness)
+    log_probs = random_posteriors(seed, frames, LETTERS.size, sharpness)
     options = DecodingOptions(beam=60, beam_threshold=50, lm_weight=0.5)
     best = BeamDecoder(LETTERS, lm, entries).decode(log_probs, options)[0]
     expected = brute_force.decode(log_probs, LETTERS, lm, entries, options)
@@ -130,7 +126,7 @@ def test_a_beam_that_is_wide_enough_finds_the_best(
 def test_a_narrow_beam_scores_no_more_than_there_is() -> None:
     lm = brute_force.random_lm(WORDS, np.random.default_rng(0))
     for seed in range(20):
-        log_probs = posteriors(seed, 5, LETTERS.size, 1.0)
+        log_probs = random_posteriors(seed, 5, LETTERS.size, 1.0)
         options = DecodingOptions(beam=2, beam_threshold=3.0, token_top_k=2, n_best=5)
         expected = brute_force.decode(log_probs, LETTERS, lm, None, options)
         for hypothesis in BeamDecoder(LETTERS, lm).decode(log_probs, options):
@@ -140,7 +136,7 @@ def test_a_narrow_beam_scores_no_more_than_there_is() -> None:
 
 def long_posteriors(seed: int, frames: int = 400) -> np.ndarray:
     """Posteriors like a model's: mostly blank, with spikes of tokens."""
-    log_probs = posteriors(seed, frames, LETTERS.size, 2.0)
+    log_probs = random_posteriors(seed, frames, LETTERS.size, 2.0)
     log_probs[np.random.default_rng(seed).random(frames) < 0.6, 0] += 12
     return log_probs - np.logaddexp.reduce(log_probs, axis=1, keepdims=True)
 
@@ -174,7 +170,7 @@ def test_runs_of_blanks_change_only_the_acoustic_score() -> None:
 @settings(max_examples=20, deadline=None)
 def test_posteriors_are_divided_by_the_priors(signal: tuple[int, int, float], weight: float) -> None:
     seed, frames, sharpness = signal
-    log_probs = posteriors(seed, frames, LETTERS.size, sharpness)
+    log_probs = random_posteriors(seed, frames, LETTERS.size, sharpness)
     priors = np.array([0.7, 0.1, 0.15, 0.05])
     divided = np.exp(log_probs.astype(np.float64)) / priors**weight
     divided = np.log(divided / divided.sum(axis=1, keepdims=True)).reshape(-1, LETTERS.size)
@@ -187,7 +183,7 @@ def test_posteriors_are_divided_by_the_priors(signal: tuple[int, int, float], we
 def test_priors_of_another_model_are_refused() -> None:
     options = DecodingOptions(prior_weight=0.5, priors=(-0.1, -2.0))
     with pytest.raises(DecodingError, match="2 priors do not fit 4 tokens"):
-        BeamDecoder(LETTERS).decode(posteriors(0, 3, LETTERS.size, 1.0), options)
+        BeamDecoder(LETTERS).decode(random_posteriors(0, 3, LETTERS.size, 1.0), options)
     with pytest.raises(DecodingError, match="there are no priors to weigh; run asr tune first"):
         BeamDecoder(LETTERS).search(DecodingOptions(prior_weight=0.5))
 

@@ -12,18 +12,7 @@ from asr.decoding.greedy import greedy
 from asr.decoding.types import Hypothesis, Word
 from asr.errors import DecodingError
 from asr.text import Tokenizer
-
-TOKENIZER = Tokenizer(" AB")
-SPACE, A, B = 1, 2, 3
-
-
-def posteriors(path: list[int], peaks: list[float] | None = None) -> np.ndarray:
-    """Log-probabilities whose best path is `path`, with probability `peaks` each."""
-    probabilities = np.empty((len(path), TOKENIZER.size))
-    for row, token, peak in zip(probabilities, path, peaks or [0.7] * len(path), strict=True):
-        row[:] = (1 - peak) / (TOKENIZER.size - 1)
-        row[token] = peak
-    return np.log(probabilities).astype(np.float32)
+from tests.decoding.test_align import SPACE, TOKENIZER, A, B, posteriors
 
 
 def test_words_times_and_confidences_by_hand() -> None:
@@ -59,7 +48,7 @@ def test_collapse(path: list[int], text: str) -> None:
 
 @given(st.lists(st.integers(0, 3), max_size=60), st.floats(0.3, 0.999))
 def test_equals_the_definition(path: list[int], peak: float) -> None:
-    result = greedy(posteriors(path, [peak] * len(path)), TOKENIZER, frame_seconds=1.0)
+    result = greedy(posteriors(path, peak), TOKENIZER, frame_seconds=1.0)
     collapsed = "".join(TOKENIZER.decode([token]) for token, _ in groupby(path) if token)
     assert result.text.split() == [word.text for word in result.words] == collapsed.split()
     assert result.text == " ".join(result.text.split())
