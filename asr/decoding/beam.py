@@ -214,7 +214,7 @@ class BeamDecoder:
 
     def _check_coverage(self, unigrams: np.ndarray, vocabulary: Vocabulary) -> None:
         if len(vocabulary) == len(SPECIAL):
-            raise DecodingError("the language model holds no words")
+            raise DecodingError("the language model has no words")
         if self._open:
             words = slice(len(SPECIAL), None)
             likeliest = vocabulary[len(SPECIAL) + int(unigrams[words].argmax())]

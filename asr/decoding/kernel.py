@@ -477,7 +477,7 @@ def _recombine(beam: np.ndarray, prefixes: np.ndarray, table: np.ndarray) -> int
 
 @kernel
 def _is_dominated(beam: np.ndarray, slot: int, prefixes: np.ndarray, table: np.ndarray) -> bool:
-    """Whether an earlier hypothesis has the same future and is no worse, whatever follows.
+    """Test for an earlier hypothesis with the same future that is no worse, whatever follows.
 
     `table` is a hash table of the first slot of each future; -1 is free.
     """
@@ -504,7 +504,7 @@ def _is_dominated(beam: np.ndarray, slot: int, prefixes: np.ndarray, table: np.n
 
 @kernel
 def _is_isolated(beam: np.ndarray, slot: int, prefixes: np.ndarray) -> bool:
-    """Whether a hypothesis gets little from a shorter one and gives nothing to a longer one."""
+    """Test that a hypothesis gets little from a shorter one and gives nothing to a longer one."""
     node = beam[slot].prefix
     parent = prefixes[node].parent
     if parent >= 0 and prefixes[parent].slot >= 0:
@@ -587,7 +587,7 @@ def find_prefix(prefixes: np.ndarray, node: int, token: int, entry: int) -> int:
 
 @kernel
 def has_child_in_beam(prefixes: np.ndarray, node: int) -> bool:
-    """Whether a prefix one token longer is in the beam."""
+    """Test for a prefix in the beam that is one token longer."""
     child = prefixes[node].first_child
     while child >= 0:
         if prefixes[child].slot >= 0:

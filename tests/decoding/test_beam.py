@@ -254,7 +254,7 @@ def test_a_language_model_in_another_case_is_refused() -> None:
 def test_a_lexicon_without_words_and_a_language_model_without() -> None:
     log_probs = certain(LETTERS, [2])
     assert BeamDecoder(LETTERS, None, lexicon(LETTERS)).decode(log_probs)[0].text == ""
-    with pytest.raises(DecodingError, match="the language model holds no words"):
+    with pytest.raises(DecodingError, match="language model has no words"):
         BeamDecoder(LETTERS, brute_force.random_lm((), np.random.default_rng(0)))
 
 
