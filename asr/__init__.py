@@ -5,7 +5,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from asr.decoding.hypothesis import Alternative, Word
+    from asr.decoding.types import Alternative, Word
     from asr.inference.decoder import LoadOptions
     from asr.inference.transcriber import TranscribeOptions, Transcriber, load_model, transcribe
     from asr.inference.transcript import Segment, Transcript
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _HOMES = {
-    "Alternative": "asr.decoding.hypothesis",
+    "Alternative": "asr.decoding.types",
     "LoadOptions": "asr.inference.decoder",
     "Segment": "asr.inference.transcript",
     "TranscribeOptions": "asr.inference.transcriber",
     "Transcriber": "asr.inference.transcriber",
     "Transcript": "asr.inference.transcript",
-    "Word": "asr.decoding.hypothesis",
+    "Word": "asr.decoding.types",
     "load_model": "asr.inference.transcriber",
     "transcribe": "asr.inference.transcriber",
 }

@@ -38,7 +38,7 @@ def _compilation_notice(command: str) -> AbstractContextManager[None]:
     """Explain the wait on a terminal when numba compiles for the first time."""
     if command not in ("transcribe", "evaluate", "tune", "align", "lm") or not sys.stderr.isatty():
         return nullcontext()
-    from asr.kernel import on_first_compilation
+    from asr.jit import on_first_compilation
 
     return on_first_compilation(
         lambda: print_error("compiling the decoder, once on this machine; it may take a minute")

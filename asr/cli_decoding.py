@@ -22,7 +22,7 @@ _BEAM = (
     "unknown_penalty",
     "prior_weight",
 )
-"""Settings of BeamOptions that are flags."""
+"""Settings of DecodingOptions that are flags."""
 
 
 def add_decoding(command: argparse.ArgumentParser, greedy: bool = True) -> None:

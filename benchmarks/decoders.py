@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from asr.decoding.beam import BeamDecoder, BeamOptions
+from asr.decoding.beam import BeamDecoder, DecodingOptions
 from asr.decoding.lexicon import Lexicon
 from asr.lm.ngram import NgramLM
 from asr.text import BLANK, Tokenizer
@@ -35,7 +35,7 @@ NO_TOKEN = -1
 """In a path of flashlight's."""
 
 
-def ours(decoder: BeamDecoder, options: BeamOptions) -> Decoder:
+def ours(decoder: BeamDecoder, options: DecodingOptions) -> Decoder:
     """What this package does."""
     return lambda log_probs: decoder.decode(log_probs, options)[0].text
 
@@ -45,13 +45,13 @@ def names_of(tokenizer: Tokenizer) -> tuple[str, ...]:
     return tuple("|" if unit == " " else unit for unit in tokenizer.units)
 
 
-def ours_by_tokens(tokenizer: Tokenizer, lm: NgramLM) -> Callable[[BeamOptions], Decoder]:
+def ours_by_tokens(tokenizer: Tokenizer, lm: NgramLM) -> Callable[[DecodingOptions], Decoder]:
     """What this package does with an LM over tokens: each of them is a word."""
     names = names_of(tokenizer)
     lexicon = Lexicon(names, np.arange(1, tokenizer.size, dtype=np.int32), np.arange(tokenizer.size))
     decoder = BeamDecoder(Tokenizer(names), lm, lexicon)
 
-    def with_options(options: BeamOptions) -> Decoder:
+    def with_options(options: DecodingOptions) -> Decoder:
         def decode(log_probs: np.ndarray) -> str:
             spelt = "".join(word.text for word in decoder.decode(log_probs, options)[0].words)
             return " ".join(spelt.replace("|", " ").split())
@@ -96,7 +96,7 @@ class Flashlight:
             self._trie.insert(spelling, index, self._lm.score(state, index)[1])
         self._trie.smear(decoder.SmearingMode.MAX)
 
-    def decoder(self, options: BeamOptions) -> Decoder:
+    def decoder(self, options: DecodingOptions) -> Decoder:
         """Decode with these options; not for two threads at a time."""
         search = self._search(options)
 
@@ -110,13 +110,13 @@ class Flashlight:
 
         return decode
 
-    def n_best(self, log_probs: np.ndarray, options: BeamOptions) -> list[tuple[str, float]]:
+    def n_best(self, log_probs: np.ndarray, options: DecodingOptions) -> list[tuple[str, float]]:
         """The texts that are left in the beam with their scores, the best first."""
         frames = self._ended(log_probs)
         hypotheses = self._search(options).decode(frames.ctypes.data, *frames.shape)
         return [(self._text(hypothesis), hypothesis.score) for hypothesis in hypotheses]
 
-    def _search(self, options: BeamOptions) -> Any:
+    def _search(self, options: DecodingOptions) -> Any:
         common = {
             "beam_size": options.beam,
             "beam_size_token": min(options.token_top_k, self._tokenizer.size),
@@ -161,7 +161,7 @@ class Pyctcdecode:
             ["", *tokenizer.units], None if arpa is None else str(arpa), list(words) or None
         )
 
-    def decoder(self, options: BeamOptions) -> Decoder:
+    def decoder(self, options: DecodingOptions) -> Decoder:
         """Decode with these options; they hold for all decoders of this object."""
         weight = float(options.lm_weight)
         offset = options.unknown_penalty / (weight * LN10) if weight else 0.0

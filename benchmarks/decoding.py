@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import numpy as np
 
-    from asr.decoding.beam import BeamOptions
+    from asr.decoding.beam import DecodingOptions
     from asr.text import Tokenizer
     from benchmarks.decoders import Decoder
 
@@ -53,7 +53,7 @@ class Speech:
     seconds: float
 
 
-Makers = dict[str, "Callable[[BeamOptions], Decoder]"]
+Makers = dict[str, "Callable[[DecodingOptions], Decoder]"]
 """By name of the decoder."""
 
 
@@ -61,13 +61,13 @@ def main() -> None:
     """Parse, measure, print."""
     arguments = parse()
     os.environ["OMP_NUM_THREADS"] = "1"
-    from asr.decoding.beam import BeamOptions
+    from asr.decoding.beam import DecodingOptions
     from asr.model.bundle import read_config
 
     speech = load(arguments)
     if not arguments.json:
         print(f"{len(speech.references)} utterances, {speech.seconds:.0f} s\n\n{headline()}", flush=True)
-    options = BeamOptions(
+    options = DecodingOptions(
         beam_threshold=arguments.beam_threshold,
         lm_weight=arguments.lm_weight,
         word_bonus=arguments.word_bonus,

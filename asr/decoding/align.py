@@ -1,29 +1,30 @@
-"""CTC forced alignment: the most probable path that collapses to given tokens (Graves et al. 2006)."""
+"""CTC forced alignment (Viterbi), word times and word confidences.
+
+CTC states follow Graves et al. (2006): state 2i + 1 is token i, even states are the blanks around tokens.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from asr.decoding.confidence import word_confidences
-from asr.decoding.hypothesis import Word
-from asr.decoding.posteriors import FLOOR
+from asr.decoding.types import FLOOR, Word
 from asr.errors import DecodingError
-from asr.kernel import compiled
+from asr.jit import compiled
 from asr.text import BLANK, ctc_frames_needed
 
 _MOVES_BYTES = 16 << 20
-"""Moves that are kept at a time, unless a single block of ~sqrt(T) frames takes more."""
+"""Most backpointers held at once, unless one block of ~sqrt(T) frames needs more."""
 
 Span = tuple[str, int, int]
-"""A word's text, its first token and the one after its last."""
+"""A word, the index of its first token, and of the one after its last."""
 
 
 @dataclass(frozen=True)
 class Alignment:
-    """Token i lasts from frame `starts[i]` up to, not including, `ends[i]`; the other frames are blank.
+    """Token i spans frames `starts[i]` to `ends[i]` (exclusive); all other frames are blank.
 
-    `peaks[i]` is its highest log posterior over them, `score` the log-probability of the whole path.
+    `peaks[i]` is its highest log posterior there, `score` the log-probability of the path.
     """
 
     starts: np.ndarray
@@ -31,12 +32,18 @@ class Alignment:
     peaks: np.ndarray
     score: float
 
+    @classmethod
+    def empty(cls) -> "Alignment":
+        """Alignment of no tokens."""
+        nothing = np.zeros(0, dtype=np.int64)
+        return cls(nothing, nothing, np.zeros(0), 0.0)
+
 
 def align(log_probs: np.ndarray, tokens: Sequence[int]) -> Alignment:
-    """The best path through log-probabilities `float[T, V]` that emits `tokens`, by Viterbi search.
+    """Find the best path through log-probabilities `float[T, V]` that emits `tokens`.
 
-    Takes O(T L) time for L tokens; memory is O(sqrt(T) L) where T L is large: rows are kept at check-points
-    and the moves between them computed twice. Raises DecodingError where no path can emit the tokens.
+    Takes O(T L) time for L tokens, and O(sqrt(T) L) memory if T L is large: scores are kept at checkpoints
+    and the backpointers between them computed twice. Raises DecodingError if no path emits the tokens.
     """
     labels = np.full(2 * len(tokens) + 1, BLANK, dtype=np.int64)
     labels[1::2] = tokens
@@ -57,22 +64,21 @@ def align_words(
     frame_seconds: float,
     temperature: float = 1.0,
 ) -> tuple[Word, ...]:
-    """Times and confidences of words, each given with its tokens; `separator` is the token between words.
+    """Times and confidences of words with known tokens; `separator` is the token between words.
 
-    No words give no words. Raises DecodingError as `align`.
+    Raises DecodingError as `align`.
     """
     if not words:
         return ()
     tokens, spans = join_words(words, separator)
-    return time_words(
-        log_probs, tokens, align(log_probs, tokens), spans, frame_seconds, temperature=temperature
-    )
+    alignment = align(log_probs, tokens)
+    return time_words(log_probs, tokens, alignment, spans, frame_seconds, temperature=temperature)
 
 
 def join_words(
     words: Sequence[tuple[str, Sequence[int]]], separator: int | None, first: Sequence[int] = ()
 ) -> tuple[list[int], list[Span]]:
-    """The tokens `first` and those of `words`, with separators between; and where the words lie in them."""
+    """Join the tokens `first` and those of words with separators between; returns tokens and word spans."""
     tokens = list(first)
     spans: list[Span] = []
     for text, spelling in words:
@@ -94,28 +100,22 @@ def time_words(
     offset: int = 0,
     temperature: float = 1.0,
 ) -> tuple[Word, ...]:
-    """Words from aligned tokens; the first of `log_probs` is frame `offset` of the recording.
+    """Words of aligned tokens, with times from first to last token and `word_confidences`.
 
-    A word lasts from the begin of its first token to the end of its last, in frames of
-    `frame_seconds`; for confidences see asr.decoding.confidence.
+    `log_probs` begin at frame `offset` of the recording.
     """
-    starts, ends = alignment.starts, alignment.ends
+    word_tokens = np.array([span[1:] for span in spans], dtype=np.int64).reshape(-1, 2)
     confidences = word_confidences(
         np.ascontiguousarray(log_probs, dtype=np.float32),
         np.array(tokens, dtype=np.int64),
-        (starts, ends, alignment.peaks),
-        np.array([span[1:] for span in spans], dtype=np.int64).reshape(-1, 2),
+        alignment,
+        word_tokens,
         temperature,
     )
-    return tuple(
-        Word(
-            text=text,
-            start=(offset + int(starts[first])) * frame_seconds,
-            end=(offset + int(ends[last - 1])) * frame_seconds,
-            confidence=float(confidence),
-        )
-        for (text, first, last), confidence in zip(spans, confidences, strict=True)
-    )
+    starts = (offset + alignment.starts[word_tokens[:, 0]]) * frame_seconds
+    ends = (offset + alignment.ends[word_tokens[:, 1] - 1]) * frame_seconds
+    texts = [text for text, _, _ in spans]
+    return tuple(map(Word, texts, starts.tolist(), ends.tolist(), confidences.tolist()))
 
 
 def _check(log_probs: np.ndarray, tokens: np.ndarray) -> None:
@@ -137,47 +137,46 @@ def _check(log_probs: np.ndarray, tokens: np.ndarray) -> None:
         )
 
 
-def _best_path(log_probs: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, float]:
-    """State of each frame, `int64[T]`, and the path's log-probability.
+# Viterbi search
 
-    State 2i + 1 is token i, the even states are the blanks around the tokens: a path starts in one of the
-    first two and ends in one of the last two.
+
+def _best_path(log_probs: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, float]:
+    """State of each frame `int64[T]`, and the path's log-probability.
+
+    A path starts in one of the first two states and ends in one of the last two.
     """
     frames, states = len(log_probs), len(labels)
-    # A block's moves take a byte a frame and state, a check-point eight bytes a state.
+    # Backpointers take a byte per frame and state, a checkpoint eight bytes per state.
     block = frames if frames * states <= _MOVES_BYTES else int(np.ceil(np.sqrt(8 * frames)))
     starts = range(0, frames, block)
-    earliest, latest = _reach(labels, frames)
+    earliest = _first_frames(labels)
+    latest = frames - 1 - _first_frames(labels[::-1])[::-1]
     moves = np.empty((min(block, frames), states), dtype=np.uint8)
-    rows = np.empty((len(starts), states))
+    checkpoints = np.empty((len(starts), states))
     row = np.full(states, -np.inf)
-    row[0] = 0.0  # as if a blank came before the first frame
-    for kept, start in zip(rows, starts, strict=True):
-        kept[:] = row
+    row[0] = 0.0  # as if a blank preceded the first frame
+    for checkpoint, start in zip(checkpoints, starts, strict=True):
+        checkpoint[:] = row
         _advance(log_probs, labels, earliest, latest, start, row, moves)
     state = states - 1 if row[-1] > row[-2] else states - 2
     score = float(row[state])
 
     path = np.empty(frames, dtype=np.int64)
-    for kept, start in zip(rows[::-1], reversed(starts), strict=True):
+    for checkpoint, start in zip(checkpoints[::-1], reversed(starts), strict=True):
         if start != starts[-1]:
-            _advance(log_probs, labels, earliest, latest, start, kept, moves)
+            _advance(log_probs, labels, earliest, latest, start, checkpoint, moves)
         state = _trace(moves, state, path[start : start + block])
     return path, score
 
 
-def _reach(labels: np.ndarray, frames: int) -> tuple[np.ndarray, np.ndarray]:
-    """First frame at which each state can be reached, and last from which the end still can; both rise."""
-
-    def from_start(labels: np.ndarray) -> np.ndarray:
-        tokens = labels[1::2]
-        repeats = np.concatenate([[0], np.cumsum(tokens[1:] == tokens[:-1])])
-        earliest = np.zeros(len(labels), dtype=np.int64)
-        earliest[1::2] = np.arange(len(tokens)) + repeats
-        earliest[2::2] = earliest[1::2] + 1
-        return earliest
-
-    return from_start(labels), frames - 1 - from_start(labels[::-1])[::-1]
+def _first_frames(labels: np.ndarray) -> np.ndarray:
+    """First frame in which each state can be reached; never decreases."""
+    tokens = labels[1::2]
+    repeats = np.concatenate([[0], np.cumsum(tokens[1:] == tokens[:-1])])
+    earliest = np.zeros(len(labels), dtype=np.int64)
+    earliest[1::2] = np.arange(len(tokens)) + repeats
+    earliest[2::2] = earliest[1::2] + 1
+    return earliest
 
 
 @compiled
@@ -190,15 +189,15 @@ def _advance(
     row: np.ndarray,
     moves: np.ndarray,
 ) -> None:
-    """Take `row`, the states' scores before frame `start`, through a block of frames.
+    """Advance `row`, the states' scores before frame `start`, through a block of frames.
 
-    A move is how many states back the best predecessor lies: 0, 1, or 2 from a token to another one. States
-    out of reach are skipped; a state within reach is never entered from one that is not.
+    A move is how many states back the best predecessor is: 0, 1, or 2 from one token to a different one.
+    States outside earliest-latest are skipped: no state inside is entered from one of them.
     """
     for t in range(start, min(start + len(moves), len(log_probs))):
         lowest = np.searchsorted(latest, t)
         highest = np.searchsorted(earliest, t, side="right") - 1
-        for s in range(highest, lowest - 1, -1):  # downwards: what is below is still the row before
+        for s in range(highest, lowest - 1, -1):  # downwards, so that lower states still hold frame t - 1
             best, move = row[s], 0
             if s >= 1 and row[s - 1] > best:
                 best, move = row[s - 1], 1
@@ -210,8 +209,80 @@ def _advance(
 
 @compiled
 def _trace(moves: np.ndarray, state: int, path: np.ndarray) -> int:
-    """Write the states of a block, given the one of its last frame; returns that of the frame before it."""
+    """Write the states of a block that ends in `state`; returns the state of the frame before it."""
     for t in range(len(path) - 1, -1, -1):
         path[t] = state
         state -= moves[t, state]
     return state
+
+
+# Confidences
+
+
+def word_confidences(
+    log_probs: np.ndarray,
+    tokens: np.ndarray,
+    alignment: Alignment,
+    words: np.ndarray,
+    temperature: float = 1.0,
+) -> np.ndarray:
+    """Confidences `float64[W]` in [0, 1] of words in aligned tokens.
+
+    The probability p of a word is that of its tokens, summed over all CTC alignments within the frames
+    between its neighbours' tokens, times the posterior peaks of the separators beside it: a word is right
+    only if it also begins and ends there. Its confidence is p ** (1 / (n T)) for n tokens, separators
+    included, at temperature T. At T = 1 that is a geometric mean over tokens, not a calibrated probability;
+    asr.scoring.calibration fits T.
+
+    Args:
+        log_probs: `float32[T, V]`.
+        tokens: `int64[L]`.
+        alignment: Of the tokens.
+        words: `int64[W, 2]`, first token and one after the last of each word, in order. Tokens outside words
+            are separators.
+        temperature: Above 1 for an underconfident model, below 1 for an overconfident one.
+    """
+    means = np.empty(len(words))
+    peaks = np.minimum(alignment.peaks, 0)
+    _score_words(log_probs, tokens, alignment.starts, alignment.ends, peaks, words, means)
+    confidences: np.ndarray = np.exp(np.minimum(means, 0) / temperature)
+    return confidences
+
+
+@compiled
+def _score_words(
+    log_probs: np.ndarray,
+    tokens: np.ndarray,
+    starts: np.ndarray,
+    ends: np.ndarray,
+    peaks: np.ndarray,
+    words: np.ndarray,
+    means: np.ndarray,
+) -> None:
+    """Write the mean log-probability per token of each word to `means`."""
+    for i in range(len(words)):
+        first, last = words[i]
+        begin = ends[first - 1] if first > 0 else 0
+        end = starts[last] if last < len(tokens) else len(log_probs)
+        score, count = _forward(log_probs[begin:end], tokens[first:last]), last - first
+        if first > (words[i - 1, 1] if i > 0 else 0):
+            score, count = score + peaks[first - 1], count + 1
+        if last < (words[i + 1, 0] if i + 1 < len(words) else len(tokens)):
+            score, count = score + peaks[last], count + 1
+        means[i] = score / count
+
+
+@compiled
+def _forward(log_probs: np.ndarray, tokens: np.ndarray) -> float:
+    """Log-probability that the frames emit exactly the tokens (CTC forward algorithm)."""
+    row = np.full(2 * len(tokens) + 1, -np.inf)
+    row[0] = 0.0
+    for t in range(len(log_probs)):
+        for s in range(min(2 * t + 1, len(row) - 1), -1, -1):
+            total = row[s]
+            if s >= 1:
+                total = np.logaddexp(total, row[s - 1])
+            if s >= 3 and s % 2 == 1 and tokens[s // 2] != tokens[s // 2 - 1]:
+                total = np.logaddexp(total, row[s - 2])
+            row[s] = total + log_probs[t, tokens[s // 2] if s % 2 == 1 else 0]
+    return float(np.logaddexp(row[-1], row[-2]))

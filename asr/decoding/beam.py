@@ -1,31 +1,33 @@
-"""Beam search decoding: its options, its models put together, threads, n-best lists."""
+"""Beam search decoding: options, the decoder of a model with its LM and lexicon, and one search."""
 
 import itertools
 import math
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from dataclasses import dataclass, field, fields
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from asr.decoding import search
-from asr.decoding.candidates import log_add
-from asr.decoding.hotwords import WORD_END, Hotword, HotwordGraph, Pattern, build_hotwords
-from asr.decoding.lexicon import Lexicon, spell, spellable
-from asr.decoding.posteriors import check_posteriors
-from asr.decoding.prefixes import NO_WORD, KernelOptions, Models, prune, trace
-from asr.decoding.trie import build_trie
-from asr.errors import DecodingError, TextError
+from asr.decoding import kernel
+from asr.decoding.hotwords import Hotword, build_hotwords
+from asr.decoding.kernel import NO_WORD, KernelOptions, Setup
+from asr.decoding.lexicon import Lexicon, build_trie, spell
+from asr.decoding.types import check_posteriors
+from asr.errors import BundleError, DecodingError
 from asr.lm.ngram import SPECIAL, UNKNOWN, NgramArrays, NgramLM, Vocabulary
 from asr.text import Tokenizer
 
-LEAST_COVERAGE = 0.1
-"""Share of an LM's unigram probability that the model's characters must be able to spell, or of a lexicon's
-words that the LM must know."""
+MIN_COVERAGE = 0.1
+"""Least share of an LM's unigram probability that the model's characters can spell, or of a lexicon's words
+that are in the LM."""
 
-MOST_SPELLINGS = 64
-"""Spellings of a hotword phrase that are listened for."""
+TEMPERATURE = "temperature"
+GREEDY_TEMPERATURE = "greedy_temperature"
+"""Keys beside the fields of DecodingOptions in config.json: confidence temperatures with and without beam
+search."""
 
 _LN10 = math.log(10)
 
@@ -37,39 +39,33 @@ _NO_LM = NgramArrays(
     suffixes=np.zeros(1, dtype=np.uint32),
     first_children=np.array([1, 4], dtype=np.uint32),
 )
-"""Says 0 of everything."""
+"""An LM of log-probability 0 for every word."""
+
+
+def _option(default: Any, help: str) -> Any:
+    return field(default=default, metadata={"help": help})
 
 
 @dataclass(frozen=True)
-class BeamOptions:
-    """A text's score is ln p_ctc + lm_weight ln p_lm + word_bonus words + unknown_penalty unknown + boosts.
+class DecodingOptions:
+    """Beam search settings; all scores are natural logs.
 
-    Args:
-        beam: Hypotheses kept after each frame.
-        beam_threshold: A hypothesis that is this far (natural log) below the best is dropped, and so is a
-            token that is this far below its frame's best.
-        token_top_k: Most tokens looked at in a frame.
-        lm_weight: Weight of the language model's log-probability.
-        word_bonus: Added for each word.
-        unknown_penalty: Added for each word that the language model lacks, beside its probability of one.
-        prior_weight: Before all else, each frame's posteriors are divided by priors ** prior_weight, and
-            made to sum to one again: what is likely anyway, the blank above all, need not be heard to come
-            out (Miao et al., 2015).
-        priors: ln of each token's prior probability, the blank first; empty if there are none.
-        hotwords: Words and phrases to listen for.
-        n_best: Hypotheses returned, at most.
+    The score of a text is ln p_ctc + lm_weight ln p_lm + word_bonus words + unknown_penalty unknown words +
+    hotword boosts. Raises DecodingError for values out of range.
     """
 
-    beam: int = 50
-    beam_threshold: float = 14.0
-    token_top_k: int = 40
-    lm_weight: float = 0.6
-    word_bonus: float = 0.0
-    unknown_penalty: float = -6.0
-    prior_weight: float = 0.0
-    priors: tuple[float, ...] = ()
-    hotwords: tuple[Hotword, ...] = ()
-    n_best: int = 1
+    beam: int = _option(50, "hypotheses kept after each frame")
+    beam_threshold: float = _option(14.0, "drop hypotheses and tokens this far below the frame's best")
+    token_top_k: int = _option(40, "most probable tokens considered per frame")
+    lm_weight: float = _option(0.6, "weight of the language model's log-probability")
+    word_bonus: float = _option(0.0, "added to the score for each word")
+    unknown_penalty: float = _option(-6.0, "added for each word outside the language model")
+    prior_weight: float = _option(0.0, "divide posteriors by token priors to this power (Miao et al., 2015)")
+    priors: tuple[float, ...] = _option(
+        (), "log prior of each token, blank first, as asr tune estimates them"
+    )
+    hotwords: tuple[Hotword, ...] = _option((), "words and phrases to boost")
+    n_best: int = _option(1, "most hypotheses to return")
 
     def __post_init__(self) -> None:
         for name in ("beam", "token_top_k", "n_best"):
@@ -87,9 +83,29 @@ class BeamOptions:
                 raise DecodingError(f"{name} must be a number, not {getattr(self, name)}")
 
 
+def bundle_options(folder: Path, decoding: Mapping[str, Any]) -> DecodingOptions:
+    """Options from `BundleConfig.decoding`, as `asr tune` writes them. Raises BundleError."""
+    settings = dict(decoding)
+    for key in (TEMPERATURE, GREEDY_TEMPERATURE):
+        value = settings.pop(key, 1.0)
+        if type(value) not in (int, float) or not 0 < value < math.inf:
+            raise BundleError(f"{folder}: decoding.{key} must be a number above 0; run asr tune again")
+    if isinstance(settings.get("priors"), list):  # JSON has no tuples
+        settings["priors"] = tuple(settings["priors"])
+    known = {option.name for option in fields(DecodingOptions)} - {"hotwords", "n_best"}
+    if unknown := sorted(set(settings) - known):
+        raise BundleError(
+            f"{folder}: unknown setting decoding.{unknown[0]}; upgrade asr or run asr tune again"
+        )
+    try:
+        return DecodingOptions(**settings)
+    except (DecodingError, TypeError) as error:
+        raise BundleError(f"{folder}: decoding.{error}; run asr tune again") from None
+
+
 @dataclass(frozen=True)
 class DecodedWord:
-    """A decoded word, and the tokens that it was decoded from."""
+    """A word and the tokens that spell it."""
 
     text: str
     tokens: tuple[int, ...]
@@ -97,7 +113,7 @@ class DecodedWord:
 
 @dataclass(frozen=True)
 class BeamHypothesis:
-    """An entry of an n-best list: `ctc_score` is ln p_ctc, `word_score` the rest of the score."""
+    """An entry of an n-best list; `ctc_score` is ln p_ctc, `word_score` the rest of the score."""
 
     words: tuple[DecodedWord, ...]
     ctc_score: float
@@ -105,20 +121,20 @@ class BeamHypothesis:
 
     @property
     def text(self) -> str:
-        """The words, with a space between."""
+        """The words, joined by spaces."""
         return " ".join(word.text for word in self.words)
 
     @property
     def score(self) -> float:
-        """What the n-best list is sorted by."""
+        """Total score, by which n-best lists are sorted."""
         return self.ctc_score + self.word_score
 
 
 class BeamDecoder:
-    """Decodes the posteriors of one model with a language model, a lexicon, both or neither.
+    """Decoder of one model's posteriors, with a language model, a lexicon, both or neither.
 
-    With a lexicon only its words come out; without, any spelling can, though the LM's words are preferred.
-    Raises DecodingError where the LM or the lexicon does not fit the model.
+    A lexicon closes the vocabulary. Without one any spelling is possible, and the LM's words are preferred.
+    Raises DecodingError if the LM or the lexicon does not fit the model.
     """
 
     def __init__(
@@ -128,104 +144,79 @@ class BeamDecoder:
             raise DecodingError("tokens without a space among them, as phones, need a lexicon to make words")
         self.tokenizer = tokenizer
         self._lm = lm
+        self._arrays = _NO_LM if lm is None else lm.arrays
         self._open = lexicon is None
         vocabulary = Vocabulary.of([]) if lm is None else lm.vocabulary
         if lexicon is None:
-            self._lexicon, ids = spell(vocabulary, tokenizer)
+            lexicon, ids = spell(vocabulary, tokenizer)
             self.several_spellings = False
         else:
-            self._lexicon, ids = lexicon, _find(lexicon.words, vocabulary)
+            ids = _find(lexicon.words, vocabulary)
             self.several_spellings = len(set(lexicon.words)) < len(lexicon)
-        self._word_ids = ids.astype(np.uint32)
-        self._trie = build_trie(self._lexicon, self._unigrams())
-        self._graph = lru_cache(maxsize=8)(self._hotwords)
+        self._lexicon, self._word_ids = lexicon, ids.astype(np.uint32)
+        self._trie = build_trie(lexicon, self._unigrams())
         self._homophones = int(np.diff(self._trie.nodes["first_entry"]).max(initial=1))
+        self._graph = lru_cache(maxsize=8)(
+            lambda hotwords: build_hotwords(hotwords, tokenizer, lexicon, self._open)
+        )
 
-    def decode(self, log_probs: np.ndarray, options: BeamOptions = BeamOptions()) -> list[BeamHypothesis]:
-        """Decode `float[T, V]` log-probabilities -> the best hypotheses, the best first.
+    def decode(
+        self, log_probs: np.ndarray, options: DecodingOptions = DecodingOptions()
+    ) -> list[BeamHypothesis]:
+        """Decode log-probabilities `float[T, V]` to the best hypotheses, best first.
 
-        Raises DecodingError on NaN, where V is not the vocabulary's size, and for hotwords that none can say.
+        Raises DecodingError as `search` and `check_posteriors`.
         """
         search = self.search(options)
         search.advance(log_probs)
         return search.finish()
 
-    def search(self, options: BeamOptions = BeamOptions()) -> "BeamSearch":
-        """Begin a search whose posteriors come in pieces.
-
-        Raises DecodingError for hotwords that none can say, and priors that are missing or do not fit.
-        """
-        models = Models(self._trie, self._word_ids, self._arrays, self._graph(options.hotwords))
-        begin_state = self._lm.begin_state if self._lm else 0
-        return BeamSearch(self, models, self._kernel_options(options), begin_state, options)
-
     def decode_all(
         self,
         posteriors: Iterable[np.ndarray],
-        options: BeamOptions = BeamOptions(),
+        options: DecodingOptions = DecodingOptions(),
         threads: int = 1,
     ) -> Iterator[list[BeamHypothesis]]:
-        """Decode many utterances, on several cores; what comes out does not depend on `threads`."""
+        """Decode many utterances in parallel; `threads` does not change the results."""
         if threads == 1:
             yield from (self.decode(log_probs, options) for log_probs in posteriors)
             return
         with ThreadPoolExecutor(threads) as pool:
             yield from pool.map(lambda log_probs: self.decode(log_probs, options), posteriors)
 
-    @property
-    def _arrays(self) -> NgramArrays:
-        return _NO_LM if self._lm is None else self._lm.arrays
+    def search(self, options: DecodingOptions = DecodingOptions()) -> "BeamSearch":
+        """Start a search that takes posteriors in pieces.
 
-    def _unigrams(self) -> np.ndarray:
-        """The LM's log10 probability by entry of the lexicon. Raises DecodingError."""
-        if self._lm is None:
-            return np.zeros(len(self._lexicon))
-        vocabulary = self._lm.vocabulary
-        unigrams = self._lm.arrays.log_probs[1 : 1 + len(vocabulary)].astype(np.float64)
-        self._check_coverage(unigrams, vocabulary)
-        scores: np.ndarray = unigrams[self._word_ids]
-        return scores
+        Raises DecodingError for hotwords that cannot be spelt, and priors that are missing or do not fit.
+        """
+        return BeamSearch(self, options)
 
-    def _check_coverage(self, unigrams: np.ndarray, vocabulary: Vocabulary) -> None:
-        words = slice(len(SPECIAL), None)
-        if len(vocabulary) == len(SPECIAL):
-            raise DecodingError("the language model holds no words")
-        if self._open:
-            likeliest = vocabulary[len(SPECIAL) + int(unigrams[words].argmax())]
-            covered = float(np.sum(10 ** unigrams[self._word_ids]) / np.sum(10 ** unigrams[words]))
-            trouble = (
-                f"{100 * covered:.0f} % of its words can be spelt in the model's characters (it says "
-                f"{likeliest!r}, the model writes {self.tokenizer.units!r})"
-            )
-        else:
-            known = self._word_ids != UNKNOWN
-            covered = float(np.mean(known)) if len(known) else 1.0
-            missing = self._lexicon.words[int(known.argmin())] if len(known) else ""
-            trouble = f"it knows {100 * covered:.0f} % of the lexicon's words (not {missing!r}, say)"
-        if covered < LEAST_COVERAGE:
-            raise DecodingError(
-                f"the language model does not fit: {trouble}; make it of text in the same case"
-            )
-
-    def _kernel_options(self, options: BeamOptions) -> KernelOptions:
+    def setup(self, options: DecodingOptions) -> Setup:
+        """Models and options for the kernel."""
         lm_weight = options.lm_weight * _LN10 if self._lm else 0.0
         penalty = options.unknown_penalty if self._lm else 0.0
-        return KernelOptions(
+        kernel_options = KernelOptions(
             beam=options.beam,
             beam_threshold=float(options.beam_threshold),
             token_top_k=options.token_top_k,
             lm_weight=lm_weight,
             word_bonus=float(options.word_bonus),
             unknown_penalty=float(penalty),
-            unknown_ahead=lm_weight * float(self._arrays.log_probs[1]) + penalty,
+            unknown_lookahead=lm_weight * float(self._arrays.log_probs[1]) + penalty,
             separator=-1 if self.tokenizer.separator is None else self.tokenizer.separator,
             open_vocabulary=self._open,
             homophones=self._homophones,
             recombine=options.n_best == 1,
         )
+        return Setup(self._trie, self._word_ids, self._arrays, self._graph(options.hotwords), kernel_options)
+
+    @property
+    def begin_state(self) -> int:
+        """LM state at the start of a sentence."""
+        return self._lm.begin_state if self._lm else 0
 
     def words(self, tokens: np.ndarray, entries: np.ndarray) -> tuple[DecodedWord, ...]:
-        """Cut tokens `int32[n]` into words where `entries` end them; one under way at the end is left out."""
+        """Split tokens `int32[n]` into words where `entries` end them; an unfinished word is left out."""
         words = []
         begin = 0
         for end in np.flatnonzero(entries != NO_WORD).tolist():
@@ -236,137 +227,104 @@ class BeamDecoder:
             begin = end + 1
         return tuple(words)
 
-    @cached_property
-    def _entries_of(self) -> dict[str, list[int]]:
-        entries: dict[str, list[int]] = {}
-        for index, word in enumerate(self._lexicon.words):
-            entries.setdefault(word, []).append(index)
-        return entries
+    def _unigrams(self) -> np.ndarray:
+        """The LM's log10 probability of each lexicon entry. Raises DecodingError."""
+        if self._lm is None:
+            return np.zeros(len(self._lexicon))
+        vocabulary = self._lm.vocabulary
+        unigrams = self._arrays.log_probs[1 : 1 + len(vocabulary)].astype(np.float64)
+        self._check_coverage(unigrams, vocabulary)
+        scores: np.ndarray = unigrams[self._word_ids]
+        return scores
 
-    def _hotwords(self, hotwords: Sequence[Hotword]) -> HotwordGraph:
-        """Words are told by their spelling where any spelling can come out, else by their entries."""
-        word_ends = np.full(len(self._lexicon), WORD_END, dtype=np.int32)
-        patterns: list[Pattern] = []
-        symbols = self.tokenizer.size
+    def _check_coverage(self, unigrams: np.ndarray, vocabulary: Vocabulary) -> None:
+        if len(vocabulary) == len(SPECIAL):
+            raise DecodingError("the language model has no words")
         if self._open:
-            for hotword in hotwords:
-                try:
-                    phrase = spellable(hotword.phrase, self.tokenizer).split()
-                except TextError as error:
-                    raise DecodingError(f"hotword {hotword.phrase!r}: {error}") from None
-                spelling = [token for word in phrase for token in (*self.tokenizer.encode(word), WORD_END)]
-                patterns.append(Pattern(tuple(spelling), hotword.boost * sum(map(len, phrase))))
-            return build_hotwords(patterns, symbols, word_ends)
-        symbol_of: dict[str, int] = {}
-        for hotword in hotwords:
-            phrase = self._known(hotword)
-            for word in phrase:
-                symbol_of.setdefault(word, symbols + len(symbol_of))
-                word_ends[self._entries_of[word]] = symbol_of[word]
-            spellings = [
-                sorted({(*self._lexicon.spelling(e), symbol_of[word]) for e in self._entries_of[word]})
-                for word in phrase
-            ]
-            for parts in itertools.islice(itertools.product(*spellings), MOST_SPELLINGS):
-                symbols_of_phrase = tuple(itertools.chain.from_iterable(parts))
-                patterns.append(Pattern(symbols_of_phrase, hotword.boost * sum(map(len, phrase))))
-        return build_hotwords(patterns, symbols + len(symbol_of), word_ends)
+            words = slice(len(SPECIAL), None)
+            likeliest = vocabulary[len(SPECIAL) + int(unigrams[words].argmax())]
+            covered = float(np.sum(10 ** unigrams[self._word_ids]) / np.sum(10 ** unigrams[words]))
+            cause = (
+                f"{100 * covered:.0f} % of its words can be spelt in the model's characters (it has "
+                f"{likeliest!r}, the model writes {self.tokenizer.units!r})"
+            )
+        else:
+            known = self._word_ids != UNKNOWN
+            covered = float(np.mean(known)) if len(known) else 1.0
+            missing = self._lexicon.words[int(known.argmin())] if len(known) else ""
+            cause = f"it has {100 * covered:.0f} % of the lexicon's words (not {missing!r}, for one)"
+        if covered < MIN_COVERAGE:
+            raise DecodingError(
+                f"the language model does not fit: {cause}; train it on text in the same case"
+            )
 
-    def _known(self, hotword: Hotword) -> list[str]:
-        try:
-            phrase = [known_form(word, self._entries_of) for word in hotword.phrase.split()]
-        except DecodingError as error:
-            raise DecodingError(f"hotword {hotword.phrase!r}: {error}") from None
-        if not phrase:
-            raise DecodingError(f"hotword {hotword.phrase!r} is empty")
-        return phrase
+
+class BeamSearch:
+    """One search of a decoder. `advance` it through all posteriors, then `finish`."""
+
+    def __init__(self, decoder: BeamDecoder, options: DecodingOptions) -> None:
+        self._decoder, self._n_best = decoder, options.n_best
+        self._setup = decoder.setup(options)
+        self._log_priors = options.prior_weight * np.array(options.priors, dtype=np.float32)
+        if options.prior_weight and not options.priors:
+            raise DecodingError("there are no priors to weigh; run asr tune first")
+        if self._log_priors.any() and len(self._log_priors) != decoder.tokenizer.size:
+            raise DecodingError(f"{len(self._log_priors)} priors do not fit {decoder.tokenizer.size} tokens")
+        self._state = kernel.start(decoder.begin_state)
+        self._base = 0  # prefix of the committed words
+
+    def advance(self, log_probs: np.ndarray) -> None:
+        """Process the next log-probabilities `float[T, V]`. Raises DecodingError as `check_posteriors`."""
+        check_posteriors(log_probs, self._decoder.tokenizer)
+        if self._log_priors.any():
+            log_probs = _divide(log_probs, self._log_priors)
+        frames = np.ascontiguousarray(log_probs, dtype=np.float32)
+        self._state = kernel.advance(frames, self._state, self._setup)
+
+    def best(self) -> tuple[tuple[DecodedWord, ...], list[int]]:
+        """The best words since the last `commit`, and the tokens of the unfinished word after them."""
+        nodes = self._best_nodes()
+        tokens, entries = self._state.prefixes["token"][nodes], self._state.prefixes["entry"][nodes]
+        ended = int(np.flatnonzero(entries != NO_WORD).max(initial=-1)) + 1
+        return self._decoder.words(tokens, entries), tokens[ended:].tolist()
+
+    def commit(self, words: int) -> None:
+        """Make the first words of `best` final and forget them; drop the hypotheses with other words."""
+        nodes = self._best_nodes()
+        ends = nodes[self._state.prefixes["entry"][nodes] != NO_WORD]
+        base = int(ends[words - 1]) if words else self._base
+        self._state = kernel.commit(self._state, base)
+        self._base = 1 if words else self._base
+
+    def finish(self) -> list[BeamHypothesis]:
+        """End the text. Words are those since the last `commit`, best first; scores are of the whole text."""
+        prefixes, ends, totals, scores = kernel.finish(self._state, self._setup)
+        count = len(ends) if self._decoder.several_spellings else self._n_best
+        merged: dict[tuple[str, ...], BeamHypothesis] = {}
+        for end, total, score in zip(ends[:count], totals[:count], scores[:count], strict=True):
+            nodes = kernel.trace(prefixes, self._base, end)
+            words = self._decoder.words(prefixes["token"][nodes], prefixes["entry"][nodes])
+            key = tuple(word.text for word in words)
+            if key in merged:  # another spelling of the same words
+                words, total = merged[key].words, kernel.log_add(merged[key].ctc_score, total)
+            merged[key] = BeamHypothesis(words, float(total), float(score))
+        return sorted(merged.values(), key=lambda h: -h.score)[: self._n_best]
+
+    def _best_nodes(self) -> np.ndarray:
+        nodes: np.ndarray = kernel.trace(self._state.prefixes, self._base, self._state.beam[0]["prefix"])
+        return nodes
 
 
 def _find(words: Iterable[str], vocabulary: Vocabulary) -> np.ndarray:
-    """The ids of words, UNKNOWN where the vocabulary lacks one."""
+    """LM ids of words, UNKNOWN for those outside the vocabulary."""
     ids = dict(zip(vocabulary, itertools.count()))
     ids.update(dict.fromkeys(SPECIAL, UNKNOWN))
     return np.array([ids.get(word, UNKNOWN) for word in words], dtype=np.int64)
 
 
-class BeamSearch:
-    """A search under way, begun by `BeamDecoder.search`."""
-
-    def __init__(
-        self,
-        decoder: BeamDecoder,
-        models: Models,
-        kernel_options: KernelOptions,
-        begin_state: int,
-        options: BeamOptions,
-    ) -> None:
-        self._decoder, self._models, self._kernel_options = decoder, models, kernel_options
-        self._n_best = options.n_best
-        self._discount = options.prior_weight * np.array(options.priors, dtype=np.float32)
-        if options.prior_weight and not options.priors:
-            raise DecodingError("there are no priors to weigh; run asr tune first")
-        if self._discount.any() and len(self._discount) != decoder.tokenizer.size:
-            raise DecodingError(f"{len(self._discount)} priors do not fit {decoder.tokenizer.size} tokens")
-        self._prefixes, self._count, self._beam = search.start(begin_state)
-        self._base = 0
-
-    def advance(self, log_probs: np.ndarray) -> None:
-        """Take in the next posteriors, `float[T, V]`. Raises DecodingError as `BeamDecoder.decode`."""
-        check_posteriors(log_probs, self._decoder.tokenizer)
-        if self._discount.any():
-            log_probs = divide(log_probs, self._discount)
-        frames = np.ascontiguousarray(log_probs, dtype=np.float32)
-        self._prefixes, self._count, self._beam = search.advance(
-            frames, self._prefixes, self._count, self._beam, self._models, self._kernel_options
-        )
-
-    def best(self) -> tuple[tuple[DecodedWord, ...], list[int]]:
-        """The best text so far, since the last `keep`: whole words, and the tokens of one under way."""
-        nodes = self._best_nodes()
-        tokens, entries = self._prefixes["token"][nodes], self._prefixes["entry"][nodes]
-        ended = int(np.flatnonzero(entries != NO_WORD).max(initial=-1)) + 1
-        return self._decoder.words(tokens, entries), tokens[ended:].tolist()
-
-    def keep(self, words: int) -> None:
-        """Make the first words of `best` final: what has others is dropped, and they are forgotten."""
-        nodes = self._best_nodes()
-        ends = nodes[self._prefixes["entry"][nodes] != NO_WORD]
-        base = int(ends[words - 1]) if words else self._base
-        self._prefixes, self._count, self._beam = prune(self._prefixes, self._count, self._beam, base)
-        self._base = 1 if words else self._base
-
-    def finish(self) -> list[BeamHypothesis]:
-        """End the text: the best hypotheses since the last `keep`, the best first; scores are of all."""
-        prefixes, ends, totals, scores = search.finish(
-            self._prefixes, self._count, self._beam, self._models, self._kernel_options
-        )
-        count = len(ends) if self._decoder.several_spellings else self._n_best
-        merged: dict[tuple[str, ...], BeamHypothesis] = {}
-        for end, total, score in zip(ends[:count], totals[:count], scores[:count], strict=True):
-            nodes = trace(prefixes, self._base, end)
-            words = self._decoder.words(prefixes["token"][nodes], prefixes["entry"][nodes])
-            key = tuple(word.text for word in words)
-            if key in merged:
-                words, total = merged[key].words, log_add(merged[key].ctc_score, total)
-            merged[key] = BeamHypothesis(words, float(total), float(score))
-        return sorted(merged.values(), key=lambda h: -h.score)[: self._n_best]
-
-    def _best_nodes(self) -> np.ndarray:
-        nodes: np.ndarray = trace(self._prefixes, self._base, self._beam[0]["prefix"])
-        return nodes
-
-
-def divide(log_probs: np.ndarray, discount: np.ndarray) -> np.ndarray:
-    """Log-probabilities `float[T, V]` less `float[V]`, each frame summing to one again."""
-    scaled = log_probs.astype(np.float32) - discount
+def _divide(log_probs: np.ndarray, log_priors: np.ndarray) -> np.ndarray:
+    """Subtract `float[V]` from log-probabilities `float[T, V]` and renormalise each frame."""
+    scaled = log_probs.astype(np.float32) - log_priors
     scaled -= scaled.max(axis=1, keepdims=True)
     scaled -= np.log(np.exp(scaled).sum(axis=1, keepdims=True))
     return scaled
-
-
-def known_form(word: str, lexicon: Container[str]) -> str:
-    """The word as a lexicon has it: as it stands, or in upper or lower case. Raises DecodingError."""
-    for form in (word, word.upper(), word.lower()):
-        if form in lexicon:
-            return form
-    raise DecodingError(f"the lexicon lacks {word!r}")

@@ -1,23 +1,20 @@
-"""Greedy (best-path) CTC decoding, Graves et al. 2006, section 3.2."""
+"""Greedy (best-path) CTC decoding (Graves et al. 2006, section 3.2)."""
 
 from itertools import groupby
 
 import numpy as np
 
 from asr.decoding.align import Alignment, Span, time_words
-from asr.decoding.hypothesis import Hypothesis
-from asr.decoding.posteriors import check_posteriors
+from asr.decoding.types import Hypothesis, check_posteriors
 from asr.text import BLANK, Tokenizer
 
 
 def greedy(
     log_probs: np.ndarray, tokenizer: Tokenizer, frame_seconds: float, temperature: float = 1.0
 ) -> Hypothesis:
-    """Decode `float[T, V]` log-probabilities along the most probable path.
+    """Decode log-probabilities `float[T, V]` along the most probable path.
 
-    A token lasts from its first to its last frame on the path. Named units, as phones, are
-    words by themselves. Word times are in frames of `frame_seconds`; for confidences see
-    asr.decoding.confidence. Raises DecodingError on NaN or where V is not the vocabulary's size.
+    Times and confidences are those of `time_words`. Raises DecodingError as `check_posteriors`.
     """
     check_posteriors(log_probs, tokenizer)
     tokens, alignment = best_path(log_probs)
@@ -27,10 +24,9 @@ def greedy(
 
 
 def best_path(log_probs: np.ndarray) -> tuple[list[int], Alignment]:
-    """The tokens on the path of the most probable token of each frame `float[T, V]`, and where they lie."""
+    """Tokens of the most probable path through `float[T, V]`, and their alignment."""
     if len(log_probs) == 0:
-        nothing = np.zeros(0, dtype=np.int64)
-        return [], Alignment(nothing, nothing, np.zeros(0), 0.0)
+        return [], Alignment.empty()
     path = log_probs.argmax(axis=1)
     path_log_probs = log_probs.max(axis=1)
     starts = np.flatnonzero(np.concatenate(([True], path[1:] != path[:-1])))
@@ -42,12 +38,13 @@ def best_path(log_probs: np.ndarray) -> tuple[list[int], Alignment]:
 
 
 def word_spans(tokens: list[int], tokenizer: Tokenizer) -> list[Span]:
-    """The words that tokens make: those between separators, or each one by itself where they are names."""
+    """Words between separators; with named units (phones), each token is a word."""
     if not isinstance(tokenizer.units, str):
         return [(tokenizer.decode([token]), i, i + 1) for i, token in enumerate(tokens)]
     spans = []
-    for is_space, run in groupby(enumerate(tokens), key=lambda place: place[1] == tokenizer.separator):
+    for is_space, run in groupby(enumerate(tokens), key=lambda item: item[1] == tokenizer.separator):
         if not is_space:
-            places = [place for place, _ in run]
-            spans.append((tokenizer.decode(tokens[places[0] : places[-1] + 1]), places[0], places[-1] + 1))
+            indices = [index for index, _ in run]
+            first, last = indices[0], indices[-1] + 1
+            spans.append((tokenizer.decode(tokens[first:last]), first, last))
     return spans

@@ -1,5 +1,6 @@
-"""Phrases to listen for: an automaton that follows all of them at once (Aho & Corasick, 1975)."""
+"""Hotwords: phrases to boost, followed all at once by an automaton (Aho & Corasick, 1975)."""
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,21 +8,26 @@ from typing import NamedTuple
 
 import numpy as np
 
-from asr.errors import DecodingError
+from asr.decoding.lexicon import Lexicon, known_form, spellable
+from asr.errors import DecodingError, TextError
+from asr.text import Tokenizer
 
 WORD_END = 0
-"""Symbol for the end of a word; the blank's place, which is no symbol of a text."""
+"""Symbol for the end of a word; 0 is the blank, which no text contains."""
 
 INSIDE, BETWEEN = 0, 1
-"""States that have seen nothing of any phrase: in the midst of a word, and where one may begin."""
+"""States without any partial phrase: inside a word, and where a phrase may begin."""
 
 NO_HOTWORDS = 2
-"""Number of states where there is nothing else."""
+"""Number of states of an automaton without phrases."""
+
+MAX_SPELLINGS = 64
+"""Spellings followed per phrase."""
 
 
 @dataclass(frozen=True)
 class Hotword:
-    """A word or phrase; wherever it is said, the text's score is `boost` (natural log) higher a character."""
+    """A word or phrase; each occurrence adds `boost` (natural log) per character to a text's score."""
 
     phrase: str
     boost: float = 1.0
@@ -31,60 +37,95 @@ class Hotword:
             raise DecodingError(f"hotword {self.phrase!r}: its boost must be a number, not {self.boost}")
 
 
-@dataclass(frozen=True)
-class Pattern:
-    """One spelling of a phrase: its symbols (tokens, and the end of each word), and what it earns in all."""
-
-    symbols: tuple[int, ...]
-    reward: float
-
-
 class HotwordGraph(NamedTuple):
-    """Arrays over the automaton's S states."""
+    """The automaton of S states over symbols: tokens, and word ends."""
 
     next_states: np.ndarray
     """int32[S, symbols]"""
     rewards: np.ndarray
-    """float64[S], of the phrases that end on arrival"""
-    ahead: np.ndarray
-    """float64[S], what the best phrase under way has earned so far; it counts for pruning only"""
+    """float64[S], for the phrases completed on arrival"""
+    lookahead: np.ndarray
+    """float64[S], share earned of the best partial phrase; for pruning only"""
     word_ends: np.ndarray
-    """int32, the symbol that ends a word, by entry of the lexicon"""
+    """int32, symbol of the word end, by lexicon entry"""
 
 
-def build_hotwords(patterns: Sequence[Pattern], symbols: int, word_ends: np.ndarray) -> HotwordGraph:
-    """The automaton of `patterns`, whose symbols are below `symbols`; phrases begin where words do."""
+Pattern = tuple[tuple[int, ...], float]
+"""Symbols of one spelling of a phrase, and its whole reward."""
+
+
+def build_hotwords(
+    hotwords: Sequence[Hotword], tokenizer: Tokenizer, lexicon: Lexicon, open_vocabulary: bool
+) -> HotwordGraph:
+    """Build the automaton of `hotwords`. Raises DecodingError for one that cannot be spelt.
+
+    With an open vocabulary words are told apart by spelling, else by lexicon entry: each word of a phrase has
+    its own word-end symbol, so that homophones earn nothing.
+    """
+    word_ends = np.full(len(lexicon), WORD_END, dtype=np.int32)
+    patterns: list[Pattern] = []
+    symbol_of: dict[str, int] = {}
+    for hotword in hotwords:
+        phrase = _words(hotword, tokenizer, lexicon, open_vocabulary)
+        reward = hotword.boost * sum(map(len, phrase))
+        if open_vocabulary:
+            spelling = [token for word in phrase for token in (*tokenizer.encode(word), WORD_END)]
+            patterns.append((tuple(spelling), reward))
+            continue
+        spellings = []
+        for word in phrase:
+            entries = lexicon.entries_of[word]
+            word_ends[entries] = symbol_of.setdefault(word, tokenizer.size + len(symbol_of))
+            spellings.append(sorted({(*lexicon.spelling(entry), symbol_of[word]) for entry in entries}))
+        for parts in itertools.islice(itertools.product(*spellings), MAX_SPELLINGS):
+            patterns.append((tuple(itertools.chain.from_iterable(parts)), reward))
+    return _automaton(patterns, tokenizer.size + len(symbol_of), word_ends)
+
+
+def _words(hotword: Hotword, tokenizer: Tokenizer, lexicon: Lexicon, open_vocabulary: bool) -> list[str]:
+    try:
+        if open_vocabulary:
+            return spellable(hotword.phrase, tokenizer).split()
+        phrase = [known_form(word, lexicon.entries_of) for word in hotword.phrase.split()]
+    except (TextError, DecodingError) as error:
+        raise DecodingError(f"hotword {hotword.phrase!r}: {error}") from None
+    if not phrase:
+        raise DecodingError(f"hotword {hotword.phrase!r} is empty")
+    return phrase
+
+
+def _automaton(patterns: Sequence[Pattern], symbols: int, word_ends: np.ndarray) -> HotwordGraph:
+    """Aho-Corasick automaton of `patterns` over `symbols` symbols; phrases begin where words do."""
     children: list[dict[int, int]] = [{}, {}]
-    arrivals = [0.0, 0.0]
-    best = [0.0, 0.0]
-    for pattern in patterns:
+    completed, partial = [0.0, 0.0], [0.0, 0.0]
+    for pattern, reward in patterns:
         node = BETWEEN
-        for place, symbol in enumerate(pattern.symbols, start=1):
+        for length, symbol in enumerate(pattern, start=1):
             if symbol not in children[node]:
                 children[node][symbol] = len(children)
                 children.append({})
-                arrivals.append(0.0)
-                best.append(0.0)
+                completed.append(0.0)
+                partial.append(0.0)
             node = children[node][symbol]
-            if place < len(pattern.symbols):
-                best[node] = max(best[node], pattern.reward * place / len(pattern.symbols))
-        arrivals[node] += pattern.reward
+            if length < len(pattern):
+                partial[node] = max(partial[node], reward * length / len(pattern))
+        completed[node] += reward
 
-    rewards, ahead = np.array(arrivals), np.array(best)
+    rewards, lookahead = np.array(completed), np.array(partial)
     next_states = np.zeros((len(children), symbols), dtype=np.int32)
     next_states[INSIDE, np.append(word_ends, WORD_END)] = BETWEEN
     next_states[BETWEEN] = next_states[INSIDE]
     failures = {child: int(next_states[INSIDE, symbol]) for symbol, child in children[BETWEEN].items()}
     nodes = [BETWEEN]
-    for node in nodes:  # breadth first: what a node fails to has been done before
+    for node in nodes:  # breadth first, so that a node's failure state is complete
         if node != BETWEEN:
             failure = failures[node]
             next_states[node] = next_states[failure]
             rewards[node] += rewards[failure]
-            ahead[node] = max(ahead[node], ahead[failure])
+            lookahead[node] = max(lookahead[node], lookahead[failure])
         for symbol, child in children[node].items():
             if node != BETWEEN:
                 failures[child] = int(next_states[node, symbol])  # still the failure's
             next_states[node, symbol] = child
             nodes.append(child)
-    return HotwordGraph(next_states, rewards, ahead, word_ends)
+    return HotwordGraph(next_states, rewards, lookahead, word_ends)

@@ -1,23 +1,37 @@
-"""The words that a decoder may say, and how they are spelt in the model's tokens."""
+"""Lexicons: the words a decoder may output, spelt in the model's tokens, and their prefix tree."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from asr.errors import DecodingError, TextError
+from asr.jit import kernel
 from asr.lm.ngram import SPECIAL, Vocabulary
 from asr.lm.text import read_lines
 from asr.text import Tokenizer, normalize
 
+ROOT = 0
+
+TRIE_NODE = np.dtype(
+    [
+        ("token", np.int32),  # on the edge from the parent
+        ("first_child", np.int32),  # children end where the next node's begin; sorted by token
+        ("first_entry", np.int32),  # entries that end here, likewise
+        ("lookahead", np.float32),  # best score of an entry at or below this node
+    ]
+)
+
 
 @dataclass(frozen=True)
 class Lexicon:
-    """Spelling i is `tokens[offsets[i]:offsets[i + 1]]` and stands for `words[i]`.
+    """Entry i spells `words[i]` as `tokens[offsets[i]:offsets[i + 1]]`.
 
-    A word may have several spellings, and a spelling may stand for several words (homophones).
+    A word may have several spellings, and a spelling several words (homophones).
     """
 
     words: Sequence[str] | Vocabulary
@@ -28,29 +42,36 @@ class Lexicon:
         return len(self.words)
 
     def spelling(self, index: int) -> list[int]:
-        """Token ids of one spelling."""
+        """Token ids of one entry."""
         spelling: list[int] = self.tokens[self.offsets[index] : self.offsets[index + 1]].tolist()
         return spelling
 
+    @cached_property
+    def entries_of(self) -> dict[str, list[int]]:
+        """Entries of each word."""
+        entries: dict[str, list[int]] = {}
+        for index, word in enumerate(self.words):
+            entries.setdefault(word, []).append(index)
+        return entries
+
     def first_spellings(self) -> dict[str, list[int]]:
-        """Token ids of each word; of several spellings the first."""
+        """Token ids of each word's first entry."""
         return {self.words[i]: self.spelling(i) for i in reversed(range(len(self)))}
 
 
 def spell(vocabulary: Vocabulary, tokenizer: Tokenizer) -> tuple[Lexicon, np.ndarray]:
-    """Spell the words of a language model by their characters, and tell their ids `int[spellings]`.
+    """Spell a language model's words by their characters; also returns their ids `int[entries]`.
 
-    Words with a character that the model lacks are left out. No word becomes a string, as there may be many.
+    Words with a character outside the model are left out. Works on whole arrays, as vocabularies are large.
     """
     letters = np.frombuffer(vocabulary.text.tobytes().decode().encode("utf-32-le"), dtype=np.uint32)
     token_of = np.zeros(sys.maxunicode + 1, dtype=np.int32)
     for token, unit in enumerate(tokenizer.units, start=1):
-        # A space inside a word would end it.
-        token_of[ord(unit)] = 0 if unit == " " else token
+        token_of[ord(unit)] = 0 if unit == " " else token  # a space would end the word
     tokens = token_of[letters]
     begins_letter = (vocabulary.text & 0xC0) != 0x80
-    offsets = _before(begins_letter)[vocabulary.offsets]
-    lengths, unspelt = np.diff(offsets), np.diff(_before(tokens == 0)[offsets])
+    offsets = _count_before(begins_letter)[vocabulary.offsets]
+    lengths, unspelt = np.diff(offsets), np.diff(_count_before(tokens == 0)[offsets])
     kept = (unspelt == 0) & (lengths > 0)
     kept[: len(SPECIAL)] = False
     lexicon = Lexicon(
@@ -61,52 +82,121 @@ def spell(vocabulary: Vocabulary, tokenizer: Tokenizer) -> tuple[Lexicon, np.nda
     return lexicon, np.flatnonzero(kept)
 
 
-def _before(marks: np.ndarray) -> np.ndarray:
-    """`bool[n]` -> `int[n + 1]`: how many marks come before each place."""
+def _count_before(marks: np.ndarray) -> np.ndarray:
+    """Number of marks before each position: `bool[n]` -> `int[n + 1]`."""
     counts: np.ndarray = np.concatenate(([0], np.cumsum(marks, dtype=np.int32)))
     return counts
 
 
 def read_lexicon(path: Path, tokenizer: Tokenizer) -> Lexicon:
-    """Read `WORD<tab>T O K E N S` lines, compressed or not; without tokens a word is spelt by characters.
+    """Read lines of `WORD<tab>T O K E N S`, compressed or not; words without tokens are spelt by characters.
 
-    Raises DecodingError that names the line where a token is not the model's, a word is empty or holds
-    white space, or nothing is there, LanguageModelError where the file cannot be read.
+    Raises DecodingError with the line number for unknown tokens and malformed words, or if the file holds no
+    entry; LanguageModelError if it cannot be read.
     """
-    entries: dict[tuple[str, tuple[int, ...]], None] = {}  # a line that stands twice counts once
+    entries: dict[tuple[str, tuple[int, ...]], None] = {}  # without duplicates, in order
     ids = {unit: index for index, unit in enumerate(tokenizer.units, start=1)}
     for number, line in enumerate(read_lines(path), start=1):
-        word, _, spelling = line.partition("\t") if "\t" in line else line.partition(" ")
         if not line.strip():
             continue
+        word, _, spelling = line.partition("\t") if "\t" in line else line.partition(" ")
         if not word or word.split() != [word]:
-            raise DecodingError(f"{path}:{number}: expected WORD, a tab, and its tokens, not {line[:60]!r}")
+            raise DecodingError(f"{path}:{number}: expected WORD, a tab and its tokens, not {line[:60]!r}")
         tokens = spelling.split() or list(word)
-        if lacking := [token for token in tokens if token not in ids or token == " "]:
-            raise DecodingError(
-                f"{path}:{number}: {word} is spelt with {lacking[0]!r}, which the model lacks"
-            )
+        if unknown := [token for token in tokens if token not in ids or token == " "]:
+            raise DecodingError(f"{path}:{number}: {word}: the model has no token {unknown[0]!r}")
         entries[word, tuple(ids[token] for token in tokens)] = None
     if not entries:
         raise DecodingError(f"{path}: the lexicon is empty")
-    lengths = [len(spelling) for _, spelling in entries]
     return Lexicon(
         words=[word for word, _ in entries],
         tokens=np.array([token for _, spelling in entries for token in spelling], dtype=np.int32),
-        offsets=np.concatenate(([0], np.cumsum(lengths))),
+        offsets=np.cumsum([0, *(len(spelling) for _, spelling in entries)]),
     )
 
 
 def spellable(text: str, tokenizer: Tokenizer) -> str:
-    """Bring the text of a user into the model's characters (see asr.text.normalize).
+    """Normalize a user's text to the model's characters (see `asr.text.normalize`).
 
-    Raises TextError where nothing is left of it, or with the first word that cannot be spelt.
+    Raises TextError with the first word that cannot be spelt, or if no word is left.
     """
     if isinstance(tokenizer.units, str):
         text = normalize(text, tokenizer.units)
     for word in text.split():
-        if outside := tokenizer.unknown(word):
-            raise TextError(f"the model has no token for {outside!r} in {word[:60]!r}; spell it out")
+        if unknown := tokenizer.unknown(word):
+            raise TextError(f"the model has no token for {unknown!r} in {word[:60]!r}; spell it out")
     if not text.strip():
         raise TextError("there is no word in it; give what is said")
     return text
+
+
+def known_form(word: str, lexicon: Container[str]) -> str:
+    """Find a word in a lexicon as given, in upper or in lower case. Raises DecodingError."""
+    for form in (word, word.upper(), word.lower()):
+        if form in lexicon:
+            return form
+    raise DecodingError(f"the lexicon lacks {word!r}")
+
+
+class Trie(NamedTuple):
+    """The spellings of a lexicon as a prefix tree.
+
+    `nodes` are in breadth-first order from the root, with a sentinel at the end; `entries` are lexicon
+    indices, sorted by node.
+    """
+
+    nodes: np.ndarray
+    entries: np.ndarray
+
+
+def build_trie(lexicon: Lexicon, scores: np.ndarray) -> Trie:
+    """Build the trie level by level; the lookahead is the maximum of `scores` `float[entries]` below."""
+    lengths = np.diff(lexicon.offsets)
+    depth = int(lengths.max(initial=0))
+    # One row per spelling, padded with zeros: sorting puts equal prefixes side by side, the shortest first.
+    narrow = int(lexicon.tokens.max(initial=0)) < 256  # a quarter of the bytes to sort
+    table = np.zeros((len(lexicon), depth), dtype=np.dtype("u1" if narrow else ">u4"))
+    table[np.arange(depth) < lengths[:, None]] = lexicon.tokens
+    row = f"S{table.itemsize * depth}"
+    order = np.argsort(table.view(row)[:, 0], kind="stable") if depth else np.arange(0)
+    table, lengths, scores = table[order], lengths[order], scores[order]
+
+    top = float(scores.max()) if len(scores) else 0.0
+    levels = [np.array([(0, 0, 0, top)], dtype=TRIE_NODE)]
+    parents = [np.array([-1], dtype=np.int32)]
+    count = 1
+    node_of = np.zeros(len(lexicon), dtype=np.int32)  # node that each row has reached
+    for column in range(depth):
+        rows = np.flatnonzero(lengths > column)
+        parent, token = node_of[rows], table[rows, column]
+        first = np.ones(len(rows), dtype=bool)
+        first[1:] = (parent[1:] != parent[:-1]) | (token[1:] != token[:-1])
+        starts = np.flatnonzero(first)
+        node_of[rows] = count - 1 + np.cumsum(first)
+        level = np.zeros(len(starts), dtype=TRIE_NODE)
+        level["token"], level["lookahead"] = token[starts], np.maximum.reduceat(scores[rows], starts)
+        levels.append(level)
+        parents.append(parent[starts])
+        count += len(starts)
+
+    nodes = np.concatenate([*levels, np.zeros(1, dtype=TRIE_NODE)])
+    numbers = np.arange(count + 1, dtype=np.int32)
+    nodes["first_child"] = np.searchsorted(np.concatenate(parents), numbers)
+    by_node = np.argsort(node_of, kind="stable")
+    nodes["first_entry"] = np.searchsorted(node_of[by_node], numbers)
+    return Trie(nodes, order[by_node].astype(np.int32))
+
+
+@kernel
+def find_child(nodes: np.ndarray, node: int, token: int) -> int:
+    """The child of `node` by `token`; -1 if there is none."""
+    low, high = nodes[node].first_child, nodes[node + 1].first_child
+    while low < high:
+        middle = (low + high) >> 1
+        if nodes[middle].token < token:
+            low = middle + 1
+        else:
+            high = middle
+    if low < nodes[node + 1].first_child and nodes[low].token == token:
+        return low
+    return -1

@@ -1,8 +1,8 @@
-"""Decoding of posteriors that come in pieces, in bounded memory however long the recording is.
+"""Decoding of posteriors that arrive in pieces, in bounded memory for recordings of any length.
 
-When LOOK_BACK frames are held, words that lie SETTLE frames back become final: hypotheses that have others
-there are dropped, and the posteriors of final words are forgotten. Up to LOOK_BACK frames, a recording is
-decoded as if it came in one piece. Where no word ends for longer, all is held until one does.
+Every LOOK_BACK frames, words older than SETTLE frames are committed: hypotheses with other words are dropped,
+and the posteriors of committed words forgotten. Recordings up to LOOK_BACK frames are decoded as a whole. If
+no word ends for longer, all is kept until one does.
 """
 
 from collections.abc import Sequence
@@ -14,25 +14,24 @@ import numpy as np
 from asr.decoding.align import Alignment, Span, align, join_words, time_words
 from asr.decoding.beam import BeamSearch
 from asr.decoding.greedy import best_path, word_spans
-from asr.decoding.hypothesis import Alternative, Hypothesis, Word
-from asr.decoding.posteriors import check_posteriors
+from asr.decoding.types import Alternative, Hypothesis, Word, check_posteriors
 from asr.text import Tokenizer, ctc_frames_needed
 
 LOOK_BACK = 1000
 SETTLE = 250
-"""Frames; 40 s and 10 s where a frame takes 40 ms."""
+"""Frames: 40 s and 10 s at 40 ms per frame."""
 
 
 @dataclass(frozen=True)
 class AlignedTokens:
-    """Tokens, the words among them, and where they lie in the frames since the last final word."""
+    """Tokens, the words in them, and their alignment with the frames since the last commit."""
 
     tokens: Sequence[int]
     spans: Sequence[Span]
     alignment: Alignment
 
     def final(self, limit: int, separator: int | None) -> int:
-        """How many of the words end before frame `limit`, and will not go on."""
+        """Number of leading words that are complete and end by frame `limit`."""
         count = 0
         for _, _, after in self.spans:
             closed = separator is None or after < len(self.tokens)
@@ -43,23 +42,23 @@ class AlignedTokens:
 
 
 class Search(Protocol):
-    """A way to decode; `frames` are always the posteriors since the words last made final."""
+    """A decoding method; `frames` are the posteriors since the last commit."""
 
     def advance(self, log_probs: np.ndarray) -> None:
-        """Take in the next posteriors."""
+        """Process the next posteriors."""
 
     def best(self, frames: np.ndarray) -> AlignedTokens:
         """The best words so far."""
 
-    def keep(self, words: int, frames: int) -> None:
-        """Make the first words of `best` final, and forget so many frames."""
+    def commit(self, words: int, frames: int) -> None:
+        """Make the first words of `best` final and forget this many frames."""
 
     def finish(self, frames: np.ndarray) -> tuple[AlignedTokens, list[Alternative]]:
-        """The best words at the end, and the n-best list, whose scores are of the whole recording."""
+        """The best words at the end, and the n-best list with scores of the whole recording."""
 
 
 class Stream:
-    """One recording on its way through a search. `feed` it all posteriors, then `finish`."""
+    """Decoding of one recording: `feed` all posteriors, then `finish`."""
 
     def __init__(
         self, search: Search, tokenizer: Tokenizer, frame_seconds: float, temperature: float
@@ -72,9 +71,9 @@ class Stream:
         self._words: list[Word] = []
 
     def feed(self, log_probs: np.ndarray) -> None:
-        """Take in `float[T, V]` log-probabilities; how they are cut into pieces changes nothing.
+        """Process log-probabilities `float[T, V]`; the size of pieces does not change the result.
 
-        Raises DecodingError on NaN, or where V is not the vocabulary's size.
+        Raises DecodingError as `check_posteriors`.
         """
         while True:
             piece, log_probs = log_probs[: self._due - self._count], log_probs[self._due - self._count :]
@@ -83,33 +82,32 @@ class Stream:
             self._count += len(piece)
             if self._count < self._due:
                 return
-            self._settle()
+            self._commit()
 
     def finish(self) -> Hypothesis:
-        """The whole transcript. Where words were made final, the n-best list differs after them only."""
+        """The whole transcript. All entries of the n-best list share the committed words."""
         frames = self._gather()
         aligned, n_best = self._search.finish(frames)
-        before = " ".join(word.text for word in self._words)
-        self._time(frames, aligned, len(aligned.spans))
-        n_best = [Alternative(f"{before} {entry.text}".strip(), entry.score) for entry in n_best]
+        committed = " ".join(word.text for word in self._words)
+        self._append(frames, aligned, len(aligned.spans))
+        n_best = [Alternative(f"{committed} {entry.text}".strip(), entry.score) for entry in n_best]
         return Hypothesis(tuple(self._words), n_best[0].score, tuple(n_best))
 
-    def _settle(self) -> None:
-        """Make final what can be, and forget its frames."""
+    def _commit(self) -> None:
         frames = self._gather()
         aligned = self._search.best(frames)
         limit = len(frames) - SETTLE
         words = aligned.final(limit, self._separator)
         if words or all(token == self._separator for token in aligned.tokens):
-            self._time(frames, aligned, words)
+            self._append(frames, aligned, words)
             if words:
                 limit = int(aligned.alignment.ends[aligned.spans[words - 1][2] - 1])
-            self._search.keep(words, limit)
+            self._search.commit(words, limit)
             self._frames = frames[limit:].copy()
             self._count -= limit
             self._forgotten += limit
         else:
-            self._search.keep(0, 0)
+            self._search.commit(0, 0)
         self._due = max(LOOK_BACK, 2 * self._count)
 
     def _gather(self) -> np.ndarray:
@@ -117,7 +115,8 @@ class Stream:
         self._fresh = []
         return self._frames
 
-    def _time(self, frames: np.ndarray, aligned: AlignedTokens, words: int) -> None:
+    def _append(self, frames: np.ndarray, aligned: AlignedTokens, words: int) -> None:
+        """Append the first words. All are timed, as confidences depend on the neighbours."""
         timed = time_words(
             frames,
             aligned.tokens,
@@ -131,7 +130,7 @@ class Stream:
 
 
 class GreedySearch:
-    """The most probable token of each frame."""
+    """Most probable token of each frame."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
@@ -145,7 +144,7 @@ class GreedySearch:
         tokens, alignment = best_path(frames)
         return AlignedTokens(tokens, word_spans(tokens, self._tokenizer), alignment)
 
-    def keep(self, words: int, frames: int) -> None:
+    def commit(self, words: int, frames: int) -> None:
         pass
 
     def finish(self, frames: np.ndarray) -> tuple[AlignedTokens, list[Alternative]]:
@@ -154,27 +153,27 @@ class GreedySearch:
 
 
 class AlignedBeamSearch:
-    """Beam search; its words are aligned by forced alignment."""
+    """Beam search with words timed by forced alignment."""
 
     def __init__(self, search: BeamSearch, separator: int | None) -> None:
         self._search, self._separator = search, separator
-        self._first: list[int] = []  # the separator after the last final word
+        self._first: list[int] = []  # the separator after the last committed word
         self._first_end = 0
 
     def advance(self, log_probs: np.ndarray) -> None:
         self._search.advance(log_probs)
 
     def best(self, frames: np.ndarray) -> AlignedTokens:
-        words, under_way = self._search.best()
+        words, unfinished = self._search.best()
         tokens, spans = join_words([(w.text, w.tokens) for w in words], self._separator, self._first)
         if words and self._separator is not None:
             tokens.append(self._separator)
-        aligned = _place(frames, [*tokens, *under_way], spans)
+        aligned = _align(frames, [*tokens, *unfinished], spans)
         self._first_end = int(aligned.alignment.ends[0]) if self._first else 0
         return aligned
 
-    def keep(self, words: int, frames: int) -> None:
-        self._search.keep(words)
+    def commit(self, words: int, frames: int) -> None:
+        self._search.commit(words)
         if words and self._separator is not None:
             self._first = [self._separator]
         elif self._first_end <= frames:
@@ -184,17 +183,15 @@ class AlignedBeamSearch:
         n_best = self._search.finish()
         words = [(word.text, word.tokens) for word in n_best[0].words]
         tokens, spans = join_words(words, self._separator, self._first if words else [])
-        return _place(frames, tokens, spans), [Alternative(h.text, h.score) for h in n_best]
+        return _align(frames, tokens, spans), [Alternative(h.text, h.score) for h in n_best]
 
 
-def _place(frames: np.ndarray, tokens: list[int], spans: list[Span]) -> AlignedTokens:
-    """Align; words that a hypothesis has where others were made final may need more frames than are left."""
+def _align(frames: np.ndarray, tokens: list[int], spans: list[Span]) -> AlignedTokens:
+    """Align tokens, evenly spread if they need more frames than the committed words have left."""
     if not tokens:
-        nothing = np.zeros(0, dtype=np.int64)
-        return AlignedTokens(tokens, spans, Alignment(nothing, nothing, np.zeros(0), 0.0))
+        return AlignedTokens(tokens, spans, Alignment.empty())
     if ctc_frames_needed(tokens) <= len(frames):
         return AlignedTokens(tokens, spans, align(frames, tokens))
     edges = np.linspace(0, len(frames), len(tokens) + 1).astype(np.int64)
-    return AlignedTokens(
-        tokens, spans, Alignment(edges[:-1], edges[1:], np.full(len(tokens), -np.inf), -np.inf)
-    )
+    even = Alignment(edges[:-1], edges[1:], np.full(len(tokens), -np.inf), -np.inf)
+    return AlignedTokens(tokens, spans, even)

@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 
 from asr.decoding.align import align_words
-from asr.decoding.beam import BeamDecoder, DecodedWord, known_form
+from asr.decoding.beam import GREEDY_TEMPERATURE, TEMPERATURE, BeamDecoder, DecodedWord, bundle_options
 from asr.decoding.hotwords import Hotword
-from asr.decoding.hypothesis import Hypothesis, Word
-from asr.decoding.lexicon import Lexicon, read_lexicon, spellable
-from asr.decoding.settings import GREEDY_TEMPERATURE, TEMPERATURE, bundle_options
+from asr.decoding.lexicon import Lexicon, known_form, read_lexicon, spellable
 from asr.decoding.stream import AlignedBeamSearch, GreedySearch, Search, Stream
+from asr.decoding.types import Hypothesis, Word
 from asr.errors import DecodingError, TextError
 from asr.lm import packed
 from asr.lm.ngram import NgramLM
@@ -25,7 +24,7 @@ from asr.model.bundle import LEXICON, LM, BundleConfig
 class LoadOptions:
     """Decoder options of a loaded model; what is not given is as the bundle has it.
 
-    `settings` overrides fields of BeamOptions by name, e.g. {"lm_weight": 0.5}; any of them selects beam
+    `settings` overrides fields of DecodingOptions by name, e.g. {"lm_weight": 0.5}; any of them selects beam
     search.
     """
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from asr.decoding.hypothesis import Word
+from asr.decoding.types import Word
 from asr.inference.transcript import Transcript
 
 LINES = 2

@@ -12,7 +12,7 @@ import numpy as np
 from asr import audio
 from asr.audio import SAMPLE_RATE, Channel
 from asr.decoding.hotwords import Hotword
-from asr.decoding.hypothesis import Hypothesis
+from asr.decoding.types import Hypothesis
 from asr.errors import AsrError, AudioError
 from asr.frames import FrameGrid
 from asr.inference.decoder import Decoder, LoadOptions

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from asr.decoding.hypothesis import Alternative, Hypothesis, Word
+from asr.decoding.types import Alternative, Hypothesis, Word
 
 PAUSE = 0.6
 """Seconds without a word that end a segment."""

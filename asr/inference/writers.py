@@ -7,7 +7,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from asr.decoding.hypothesis import Word
+from asr.decoding.types import Word
 from asr.inference.subtitles import Cue, cues
 from asr.inference.transcript import Segment, Transcript
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from asr.errors import LanguageModelError
 from asr.files import atomic_write
-from asr.kernel import compiled
+from asr.jit import compiled
 from asr.lm.ngram import (
     BEGIN,
     END,

@@ -29,7 +29,7 @@ from typing import NamedTuple
 import numpy as np
 
 from asr.errors import LanguageModelError
-from asr.kernel import compiled
+from asr.jit import compiled
 from asr.lm.ngram import (
     BEGIN,
     END,

@@ -17,7 +17,7 @@ import numpy as np
 
 from asr.errors import LanguageModelError
 from asr.files import atomic_write
-from asr.kernel import compiled, kernel
+from asr.jit import compiled, kernel
 
 UNKNOWN, BEGIN, END = 0, 1, 2
 """Ids of <unk>, <s> and </s>; all other words follow, sorted by their UTF-8 bytes."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from asr.errors import LanguageModelError
-from asr.kernel import compiled
+from asr.jit import compiled
 from asr.lm.ngram import BEGIN, UNKNOWN, NgramArrays, NgramLM, score_word
 from asr.lm.text import encode
 

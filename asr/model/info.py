@@ -8,8 +8,8 @@ from typing import Any
 
 from rich.filesize import decimal
 
+from asr.decoding.beam import bundle_options
 from asr.decoding.lexicon import read_lexicon
-from asr.decoding.settings import bundle_options
 from asr.lm import packed
 from asr.model import bundle
 from asr.model.bundle import LEXICON, LM, ONNX, WEIGHTS, BundleConfig

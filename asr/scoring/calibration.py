@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import jiwer
 import numpy as np
 
-from asr.decoding.hypothesis import Word
+from asr.decoding.types import Word
 from asr.errors import AsrError
 
 BINS = 15

@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 from rapidfuzz.distance import Levenshtein
 
-from asr.decoding.beam import BeamDecoder, BeamOptions
-from asr.decoding.settings import GREEDY_TEMPERATURE, TEMPERATURE
+from asr.decoding.beam import GREEDY_TEMPERATURE, TEMPERATURE, BeamDecoder, DecodingOptions
 from asr.errors import AsrError
 from asr.files import atomic_write
 from asr.inference.decoder import Decoder, LoadOptions
@@ -46,7 +45,7 @@ class Tuning:
     `trials` are (lm_weight, word_bonus, word errors with a beam of at most `search_beam`).
     """
 
-    options: BeamOptions
+    options: DecodingOptions
     errors: int
     words: int
     trials: tuple[tuple[float, float, int], ...]
@@ -66,7 +65,7 @@ class Development:
         posteriors = [self.posteriors[i] for i in indices]
         return replace(self, posteriors=posteriors, utterances=[self.utterances[i] for i in indices])
 
-    def errors(self, options: BeamOptions) -> int:
+    def errors(self, options: DecodingOptions) -> int:
         """Word errors of the best hypotheses."""
         decoded = self.decoder.decode_all(self.posteriors, options, self.threads)
         return sum(
@@ -75,7 +74,7 @@ class Development:
         )
 
 
-def tune(development: Development, start: BeamOptions, options: TuneOptions) -> Tuning:
+def tune(development: Development, start: DecodingOptions, options: TuneOptions) -> Tuning:
     """Search the lm_weight and word_bonus with the fewest word errors (pattern search; Hooke & Jeeves 1961).
 
     The prior weight is chosen first. Steps are halved when none of them improves. Every trial decodes anew:
@@ -107,7 +106,7 @@ def tune(development: Development, start: BeamOptions, options: TuneOptions) -> 
     return Tuning(found, development.errors(found), words, trials)
 
 
-def choose_priors(development: Development, start: BeamOptions, options: TuneOptions) -> BeamOptions:
+def choose_priors(development: Development, start: DecodingOptions, options: TuneOptions) -> DecodingOptions:
     """Use the mean posteriors as priors, with the weight that gives the fewest word errors."""
     posteriors = development.posteriors
     total = sum(np.exp(log_probs).sum(axis=0, dtype=np.float64) for log_probs in posteriors)
@@ -117,7 +116,7 @@ def choose_priors(development: Development, start: BeamOptions, options: TuneOpt
     return min(weighted, key=development.errors)
 
 
-def cross_tune(development: Development, start: BeamOptions, options: TuneOptions) -> int | None:
+def cross_tune(development: Development, start: DecodingOptions, options: TuneOptions) -> int | None:
     """Word errors of each half of the speakers with options tuned on the other; None for one speaker."""
     speakers = [u.speaker or u.id for u in development.utterances]
     if len(set(speakers)) < 2:

@@ -1,4 +1,4 @@
-"""Decoding by the definition: all alignments, all ways to read them as words."""
+"""Decoding by definition: all alignments and all their readings as words."""
 
 import itertools
 import math
@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from asr.decoding.beam import BeamOptions
+from asr.decoding.beam import DecodingOptions
 from asr.decoding.lexicon import Lexicon
 from asr.lm.ngram import SPECIAL, UNKNOWN, NgramBuilder, NgramLM, Vocabulary
 from asr.text import Tokenizer
@@ -18,8 +18,14 @@ def collapse(path: Sequence[int]) -> tuple[int, ...]:
     return tuple(token for token, _ in itertools.groupby(path) if token != 0)
 
 
+def random_posteriors(seed: int, frames: int, size: int, scale: float = 3.0) -> np.ndarray:
+    """Log-softmax of noise, `float32[frames, size]`."""
+    logits = scale * np.random.default_rng(seed).standard_normal((frames, size))
+    return (logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)).astype(np.float32)
+
+
 def readings(tokens: tuple[int, ...], tokenizer: Tokenizer, lexicon: Lexicon | None) -> set[Words]:
-    """All word sequences that a token sequence stands for."""
+    """All word sequences that a token sequence spells."""
     if tokenizer.separator is None:
         return set(_segmentations(tokens, lexicon))
     spelt = [
@@ -46,8 +52,8 @@ def _segmentations(tokens: tuple[int, ...], lexicon: Lexicon) -> Iterator[Words]
                 yield (lexicon.words[i], *rest)
 
 
-def word_score(words: Words, lm: NgramLM | None, options: BeamOptions) -> float:
-    """All that BeamOptions adds to ln p_ctc."""
+def word_score(words: Words, lm: NgramLM | None, options: DecodingOptions) -> float:
+    """Score of a text besides ln p_ctc."""
     score = options.word_bonus * len(words)
     if lm is not None:
         score += options.lm_weight * math.log(10) * lm.score(words)
@@ -64,9 +70,9 @@ def decode(
     tokenizer: Tokenizer,
     lm: NgramLM | None,
     lexicon: Lexicon | None,
-    options: BeamOptions,
+    options: DecodingOptions,
 ) -> dict[Words, float]:
-    """The score of every word sequence that some alignment gives."""
+    """Scores of all word sequences."""
     totals: dict[Words, float] = {}
     for path in itertools.product(range(log_probs.shape[1]), repeat=len(log_probs)):
         log_prob = float(sum(row[token] for row, token in zip(log_probs.astype(float), path, strict=True)))
@@ -76,7 +82,7 @@ def decode(
 
 
 def random_lm(words: Sequence[str], rng: np.random.Generator) -> NgramLM:
-    """A bigram model with some of the bigrams; its numbers are no distribution, which no decoder minds."""
+    """A bigram model with half of all bigrams; its scores are not normalised, which decoders ignore."""
     vocabulary = Vocabulary.of(words)
     size = len(vocabulary)
     pairs = [(a, b) for a in range(size) for b in range(size) if rng.random() < 0.5]

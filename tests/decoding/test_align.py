@@ -1,3 +1,5 @@
+"""Forced alignment, word times and confidences."""
+
 import itertools
 import math
 import tracemalloc
@@ -8,42 +10,33 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from asr.decoding import align as module
-from asr.decoding.align import Alignment, align, align_words
+from asr.decoding.align import Alignment, align, align_words, word_confidences
 from asr.decoding.greedy import greedy
-from asr.decoding.hypothesis import Word
-from asr.decoding.lexicon import spellable
-from asr.errors import DecodingError, TextError
+from asr.decoding.types import Word
+from asr.errors import DecodingError
 from asr.text import Tokenizer, ctc_frames_needed
+from tests.decoding.brute_force import collapse, random_posteriors
 
 TOKENIZER = Tokenizer(" AB")
 SPACE, A, B = 1, 2, 3
 
 
-def random_posteriors(seed: int, frames: int, size: int) -> np.ndarray:
-    """Log-softmax of noise, `float32[frames, size]`."""
-    scores = np.random.default_rng(seed).normal(scale=3, size=(frames, size))
-    return (scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))).astype(np.float32)
-
-
-def posteriors(path: list[int], peak: float = 0.7) -> np.ndarray:
-    """Log-probabilities whose best path is `path`, with probability `peak` in each frame."""
-    probabilities = np.full((len(path), TOKENIZER.size), (1 - peak) / (TOKENIZER.size - 1))
-    probabilities[np.arange(len(path)), path] = peak
+def posteriors(path: list[int], peak: float | list[float] = 0.7) -> np.ndarray:
+    """Log-probabilities whose best path is `path`, with probability `peak` per frame."""
+    peaks = np.broadcast_to(peak, len(path))
+    probabilities = np.repeat((1 - peaks)[:, None] / (TOKENIZER.size - 1), TOKENIZER.size, axis=1)
+    probabilities[np.arange(len(path)), path] = peaks
     return np.log(probabilities).astype(np.float32)
 
 
 def path_of(alignment: Alignment, tokens: list[int], frames: int) -> list[int]:
-    """The token of each frame; also checks that tokens lie in order, none over another."""
+    """The token of each frame; also checks that tokens are in order and do not overlap."""
     path, edge = [0] * frames, 0
     for token, start, end in zip(tokens, alignment.starts, alignment.ends, strict=True):
         assert edge <= start < end <= frames
         path[start:end] = [token] * (end - start)
         edge = end
     return path
-
-
-def collapse(path: tuple[int, ...] | list[int]) -> list[int]:
-    return [token for token, _ in itertools.groupby(path) if token]
 
 
 def spell(text: str) -> list[tuple[str, list[int]]]:
@@ -54,7 +47,7 @@ def spell(text: str) -> list[tuple[str, list[int]]]:
 def test_equals_brute_force(seed: int, frames: int, tokens: list[int]) -> None:
     assume(ctc_frames_needed(tokens) <= frames)
     log_probs = random_posteriors(seed, frames, 3)
-    every = [p for p in itertools.product(range(3), repeat=frames) if collapse(p) == tokens]
+    every = [p for p in itertools.product(range(3), repeat=frames) if collapse(p) == tuple(tokens)]
     best = max(every, key=lambda p: sum(float(log_probs[t, k]) for t, k in enumerate(p)))
     result = align(log_probs, tokens)
     assert path_of(result, tokens, frames) == list(best)
@@ -89,10 +82,10 @@ def test_ties_have_the_best_score() -> None:
     log_probs = np.log(np.full((6, 4), 0.25, dtype=np.float32))
     tokens = [A, B, B]
     assert align(log_probs, tokens).score == pytest.approx(6 * math.log(0.25), abs=1e-5)
-    assert collapse(path_of(align(log_probs, tokens), tokens, 6)) == tokens
+    assert collapse(path_of(align(log_probs, tokens), tokens, 6)) == tuple(tokens)
 
 
-def test_check_points_give_the_same_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_checkpoints_do_not_change_a_byte(monkeypatch: pytest.MonkeyPatch) -> None:
     for frames in (1, 2, 9, 64, 257):
         log_probs = random_posteriors(frames, frames, 5)
         tokens = np.random.default_rng(frames).integers(1, 5, max(1, frames // 3)).tolist()
@@ -106,7 +99,7 @@ def test_check_points_give_the_same_bytes(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_memory_of_long_recordings_is_bounded() -> None:
-    frames, length = 15_000, 1_500  # 10 minutes; a byte a frame and state would be 45 MB
+    frames, length = 15_000, 1_500  # 10 minutes; a byte per frame and state would be 45 MB
     log_probs = random_posteriors(0, frames, 4)
     tokens = np.random.default_rng(0).integers(1, 4, length).tolist()
     align(log_probs[:10], [1])  # compiled beforehand
@@ -117,11 +110,11 @@ def test_memory_of_long_recordings_is_bounded() -> None:
     finally:
         tracemalloc.stop()
     assert peak < 6e6
-    assert collapse(path_of(result, tokens, frames)) == tokens
+    assert collapse(path_of(result, tokens, frames)) == tuple(tokens)
 
 
 @given(st.integers(0, 2**32), st.lists(st.integers(1, 3), min_size=1, max_size=8))
-def test_backwards_is_the_mirror_image(seed: int, tokens: list[int]) -> None:
+def test_reversed_input_gives_the_mirror_image(seed: int, tokens: list[int]) -> None:
     log_probs = random_posteriors(seed, 20, 4)
     forwards, backwards = align(log_probs, tokens), align(log_probs[::-1], tokens[::-1])
     assert (20 - backwards.ends[::-1]).tolist() == forwards.starts.tolist()
@@ -143,7 +136,7 @@ def test_exactly_enough_frames() -> None:
     assert path_of(align(random_posteriors(2, 4, 4), tokens), tokens, 4) == [A, 0, A, B]
 
 
-def test_impossible_tokens_are_held_above_a_floor() -> None:
+def test_impossible_tokens_get_the_floor() -> None:
     log_probs = np.full((4, 4), -np.inf, dtype=np.float32)
     log_probs[:, A] = 0
     result = align(log_probs, [A, B])
@@ -151,9 +144,6 @@ def test_impossible_tokens_are_held_above_a_floor() -> None:
     assert result.score == -1000
     (word,) = align_words(log_probs, [("AB", [A, B])], SPACE, 0.04)
     assert word == Word("AB", 0.0, pytest.approx(0.16), 0.0)
-
-
-BROKEN = "posteriors hold NaN or +inf (first in frame 2); the model is damaged or diverged"
 
 
 def spoilt(value: float) -> np.ndarray:
@@ -165,29 +155,20 @@ def spoilt(value: float) -> np.ndarray:
 @pytest.mark.parametrize(
     ("log_probs", "tokens", "message"),
     [
-        (np.zeros((3, 4)), [A, B, B], "3 tokens need 4 frames, the recording has 3"),
-        (np.zeros((3, 4)), [], "no tokens to align; give a text"),
-        (np.zeros((3, 4)), [A, 0], "token 0 cannot be aligned; the model has tokens 1 to 3"),
-        (np.zeros((3, 4)), [A, 4], "token 4 cannot be aligned; the model has tokens 1 to 3"),
-        (np.zeros((3, 4)), [-1], "token -1 cannot be aligned; the model has tokens 1 to 3"),
-        (np.zeros((0, 4)), [A], "posteriors of shape (0, 4) hold no frame to align with"),
-        (np.zeros(4), [A], "posteriors of shape (4,) hold no frame to align with"),
-        (
-            spoilt(np.nan),
-            [A],
-            "posteriors hold NaN or +inf (first in frame 2); the model is damaged or diverged",
-        ),
-        (
-            spoilt(np.inf),
-            [A],
-            "posteriors hold NaN or +inf (first in frame 2); the model is damaged or diverged",
-        ),
+        (np.zeros((3, 4)), [A, B, B], "need 4 frames, the recording has 3"),
+        (np.zeros((3, 4)), [], "no tokens to align"),
+        (np.zeros((3, 4)), [A, 0], "token 0 .* tokens 1 to 3"),
+        (np.zeros((3, 4)), [A, 4], "token 4 "),
+        (np.zeros((3, 4)), [-1], "token -1 "),
+        (np.zeros((0, 4)), [A], r"shape \(0, 4\) hold no frame"),
+        (np.zeros(4), [A], r"shape \(4,\) hold no frame"),
+        (spoilt(np.nan), [A], r"NaN or \+inf \(first in frame 2\)"),
+        (spoilt(np.inf), [A], r"NaN or \+inf \(first in frame 2\)"),
     ],
 )
 def test_errors(log_probs: np.ndarray, tokens: list[int], message: str) -> None:
-    with pytest.raises(DecodingError) as error:
+    with pytest.raises(DecodingError, match=message):
         align(log_probs, tokens)
-    assert str(error.value) == message
 
 
 def test_words_by_hand() -> None:
@@ -206,40 +187,81 @@ def test_words_of_phones_have_no_separator() -> None:
 
 def test_no_words_and_empty_words() -> None:
     assert align_words(np.zeros((0, 4), np.float32), [], SPACE, 0.04) == ()
-    with pytest.raises(DecodingError) as error:
+    with pytest.raises(DecodingError, match="word '' has no tokens"):
         align_words(posteriors([A]), [("A", [A]), ("", [])], SPACE, 0.04)
-    assert str(error.value) == "word '' has no tokens to align"
 
 
 @given(st.lists(st.integers(0, 3), max_size=40), st.floats(0.4, 0.99))
 def test_agrees_with_greedy_on_its_own_text(path: list[int], peak: float) -> None:
     log_probs = posteriors(path, peak)
-    tokens = collapse(path)
+    tokens = list(collapse(path))
     assume(" ".join(TOKENIZER.decode(tokens).split()) == TOKENIZER.decode(tokens))
     expected = greedy(log_probs, TOKENIZER, 0.04)
     result = align_words(log_probs, spell(expected.text), SPACE, 0.04)
     assert [(w.text, w.start, w.end) for w in result] == [(w.text, w.start, w.end) for w in expected.words]
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"), [("A b", "A B"), (" “a—b!” \n", "A B"), ("AB", "AB"), ("Ä", "A")]
-)
-def test_spellable(text: str, expected: str) -> None:
-    assert spellable(text, TOKENIZER) == expected
+def sum_of_paths(log_probs: np.ndarray, tokens: list[int]) -> float:
+    """Probability that the frames emit exactly the tokens, by enumeration of all paths."""
+    frames, size = log_probs.shape
+    return sum(
+        math.exp(sum(float(log_probs[t, k]) for t, k in enumerate(path)))
+        for path in itertools.product(range(size), repeat=frames)
+        if collapse(path) == tuple(tokens)
+    )
 
 
-def test_spellable_leaves_phones_alone() -> None:
-    assert spellable("aa  B-0", Tokenizer(("aa", "B-0"))) == "aa  B-0"
+@given(st.integers(0, 2**32), st.lists(st.integers(2, 3), min_size=1, max_size=3), st.floats(0.2, 5))
+def test_confidence_sums_over_all_alignments(seed: int, tokens: list[int], temperature: float) -> None:
+    log_probs = random_posteriors(seed, 5, 4)
+    (word,) = align_words(log_probs, [("W", tokens)], SPACE, 0.04, temperature=temperature)
+    expected = sum_of_paths(log_probs, tokens) ** (1 / (len(tokens) * temperature))
+    assert word.confidence == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("a 12b", "the model has no token for '12' in '12B'; spell it out"),
-        (" ?! ", "there is no word in it; give what is said"),
-    ],
-)
-def test_not_spellable(text: str, message: str) -> None:
-    with pytest.raises(TextError) as error:
-        spellable(text, TOKENIZER)
-    assert str(error.value) == message
+@given(st.integers(0, 2**32))
+def test_confidence_of_a_word_between_others(seed: int) -> None:
+    log_probs = random_posteriors(seed, 9, 4)
+    result = align(log_probs, tokens := [B, SPACE, A, A, SPACE, B])
+    words = align_words(log_probs, [("B", [B]), ("AA", [A, A]), ("B", [B])], SPACE, 1.0)
+    window = log_probs[result.ends[1] : result.starts[4]]
+    separators = math.exp(result.peaks[1] + result.peaks[4])
+    expected = (sum_of_paths(window, tokens[2:4]) * separators) ** (1 / 4)
+    assert words[1].confidence == pytest.approx(expected, rel=1e-5)
+    first = sum_of_paths(log_probs[: result.starts[1]], [B]) * math.exp(result.peaks[1])
+    assert words[0].confidence == pytest.approx(math.sqrt(first), rel=1e-5)
+
+
+def test_without_separators_the_neighbouring_tokens_bound_the_window() -> None:
+    log_probs = posteriors([1, 0, 2, 0, 3])
+    words = align_words(log_probs, [("X", [1]), ("Y", [2]), ("Z", [3])], None, 1.0)
+    expected = [sum_of_paths(log_probs[a:b], [k]) for a, b, k in [(0, 2, 1), (1, 4, 2), (3, 5, 3)]]
+    assert [w.confidence for w in words] == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_token_between_words_counts_on_both_sides_and_at_the_edges() -> None:
+    log_probs = posteriors([SPACE, A, SPACE, B])
+    result = align(log_probs, tokens := [SPACE, A, SPACE, B])
+    first, second = word_confidences(log_probs, np.array(tokens), result, np.array([[1, 2], [3, 4]]))
+    assert first == pytest.approx(0.7, rel=1e-5)
+    assert second == pytest.approx(0.7, rel=1e-5)
+    joined = word_confidences(log_probs, np.array(tokens), result, np.array([[0, 2], [2, 4]]))
+    assert joined == pytest.approx([0.7, 0.7], rel=1e-5)
+
+
+@given(st.integers(0, 2**32), st.floats(0.1, 10))
+def test_bounds_and_the_power_of_the_temperature(seed: int, temperature: float) -> None:
+    log_probs = random_posteriors(seed, 30, 4) + np.float32(1e-6)  # as a float32 log-softmax can come out
+    spelt = [("A", [A]), ("BA", [B, A]), ("AAB", [A, A, B])]
+    raw = align_words(log_probs, spelt, SPACE, 1.0)
+    tempered = align_words(log_probs, spelt, SPACE, 1.0, temperature=temperature)
+    for a, b in zip(raw, tempered, strict=True):
+        assert 0 <= a.confidence <= 1
+        assert b.confidence == pytest.approx(a.confidence ** (1 / temperature), rel=1e-9)
+
+
+def test_certain_words_have_confidence_one() -> None:
+    log_probs = np.full((3, 4), -np.inf, np.float32)
+    log_probs[np.arange(3), [A, SPACE, B]] = 1e-6
+    words = align_words(log_probs, [("A", [A]), ("B", [B])], SPACE, 1.0)
+    assert [w.confidence for w in words] == [1.0, 1.0]

@@ -1,3 +1,5 @@
+"""Greedy decoding, and the check of posteriors."""
+
 import math
 from itertools import groupby
 
@@ -7,21 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asr.decoding.greedy import greedy
-from asr.decoding.hypothesis import Hypothesis, Word
+from asr.decoding.types import Hypothesis, Word
 from asr.errors import DecodingError
 from asr.text import Tokenizer
-
-TOKENIZER = Tokenizer(" AB")
-SPACE, A, B = 1, 2, 3
-
-
-def posteriors(path: list[int], peaks: list[float] | None = None) -> np.ndarray:
-    """Log-probabilities whose best path is `path`, with probability `peaks` each."""
-    probabilities = np.empty((len(path), TOKENIZER.size))
-    for row, token, peak in zip(probabilities, path, peaks or [0.7] * len(path), strict=True):
-        row[:] = (1 - peak) / (TOKENIZER.size - 1)
-        row[token] = peak
-    return np.log(probabilities).astype(np.float32)
+from tests.decoding.test_align import SPACE, TOKENIZER, A, B, posteriors
 
 
 def test_words_times_and_confidences_by_hand() -> None:
@@ -33,7 +24,7 @@ def test_words_times_and_confidences_by_hand() -> None:
     assert (first.text, second.text) == ("AA", "B")
     assert (first.start, first.end) == pytest.approx((0.04, 0.20))
     assert (second.start, second.end) == pytest.approx((0.28, 0.36))
-    assert 0 < first.confidence < 1 and 0 < second.confidence < 1  # their values: test_confidence.py
+    assert 0 < first.confidence < 1 and 0 < second.confidence < 1  # values: test_align.py
     assert result.score == pytest.approx(sum(math.log(p) for p in peaks), abs=1e-4)
 
 
@@ -50,16 +41,14 @@ def test_words_times_and_confidences_by_hand() -> None:
     ],
 )
 def test_collapse(path: list[int], text: str) -> None:
-    assert greedy(posteriors(path), TOKENIZER, 0.04).text == text
-
-
-def test_no_frames_is_no_text() -> None:
-    assert greedy(np.empty((0, 4), np.float32), TOKENIZER, 0.04) == Hypothesis((), 0.0)
+    result = greedy(posteriors(path), TOKENIZER, 0.04)
+    assert result.text == text
+    assert path or result == Hypothesis((), 0.0)
 
 
 @given(st.lists(st.integers(0, 3), max_size=60), st.floats(0.3, 0.999))
 def test_equals_the_definition(path: list[int], peak: float) -> None:
-    result = greedy(posteriors(path, [peak] * len(path)), TOKENIZER, frame_seconds=1.0)
+    result = greedy(posteriors(path, peak), TOKENIZER, frame_seconds=1.0)
     collapsed = "".join(TOKENIZER.decode([token]) for token, _ in groupby(path) if token)
     assert result.text.split() == [word.text for word in result.words] == collapsed.split()
     assert result.text == " ".join(result.text.split())
@@ -83,15 +72,14 @@ def test_a_vocabulary_without_space_gives_one_word() -> None:
     assert [word.text for word in greedy(log_probs, Tokenizer("XYZ"), 0.04).words] == ["XYZ"]
 
 
-def test_nan_is_refused() -> None:
-    log_probs = posteriors([A, 0, B])
-    log_probs[1, 3] = np.nan
-    with pytest.raises(DecodingError) as error:
-        greedy(log_probs, TOKENIZER, 0.04)
-    assert str(error.value) == "posteriors hold NaN (first in frame 1); the model is damaged or diverged"
-
-
-def test_another_vocabulary_is_refused() -> None:
-    with pytest.raises(DecodingError) as error:
-        greedy(np.zeros((5, 7), np.float32), TOKENIZER, 0.04)
-    assert str(error.value) == "posteriors of shape (5, 7) do not fit 4 tokens"
+@pytest.mark.parametrize(
+    ("frame", "message"),
+    [
+        ([np.nan] * 4, r"NaN \(first in frame 0\)"),
+        ([np.inf] * 4, "reach inf"),
+        ([0.0] * 7, r"shape \(1, 7\) do not fit 4 tokens"),
+    ],
+)
+def test_posteriors_that_do_not_fit(frame: list[float], message: str) -> None:
+    with pytest.raises(DecodingError, match=message):
+        greedy(np.array([frame], np.float32), TOKENIZER, 0.04)

@@ -1,6 +1,7 @@
 """Lexicons and their tries."""
 
 import gzip
+import re
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asr.decoding.lexicon import Lexicon, read_lexicon, spell
-from asr.decoding.trie import ROOT, Trie, build_trie, find_child
-from asr.errors import AsrError
+from asr.decoding.lexicon import (
+    ROOT,
+    Lexicon,
+    Trie,
+    build_trie,
+    find_child,
+    read_lexicon,
+    spell,
+    spellable,
+)
+from asr.errors import AsrError, TextError
 from asr.lm.ngram import Vocabulary
 from asr.text import Tokenizer
 
@@ -55,33 +64,49 @@ def test_a_word_list_is_spelt_by_characters(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"BUT\tB AH T\nBIT\tB IH T\n", "{path}:2: BIT is spelt with 'IH', which the model lacks"),
-        (b"BUT\n", "{path}:1: BUT is spelt with 'U', which the model lacks"),
-        (b"\tB AH T\n", "{path}:1: expected WORD, a tab, and its tokens, not '\\tB AH T'"),
-        (b"A BUT\tB AH T\n", "{path}:1: expected WORD, a tab, and its tokens, not 'A BUT\\tB AH T'"),
-        (b"\n\n", "{path}: the lexicon is empty"),
-        (b"B\xff", "{path}:1: not UTF-8; convert the text first"),
-        (gzip.compress(b"BUT\tB AH T\n")[:-9], "{path}: cut off or damaged (Compressed file ended before"),
-        (b"\x1f\x8b\x08" + bytes(7) + b"\xff" * 9, "{path}: cut off or damaged (Error -3"),
-        (None, "{path}: No such file or directory"),
+        (b"BUT\tB AH T\nBIT\tB IH T\n", ":2: BIT: .* 'IH'"),
+        (b"BUT\n", ":1: BUT: .* 'U'"),
+        (b"\tB AH T\n", ":1: expected WORD"),
+        (b"A BUT\tB AH T\n", ":1: expected WORD.*A BUT"),
+        (b"\n\n", ": the lexicon is empty"),
+        (b"B\xff", ":1: not UTF-8"),
+        (gzip.compress(b"BUT\tB AH T\n")[:-9], ": cut off or damaged"),
+        (b"\x1f\x8b\x08" + bytes(7) + b"\xff" * 9, ": cut off or damaged"),
+        (None, ": No such file"),
     ],
 )
 def test_broken_lexicons(tmp_path: Path, content: bytes | None, message: str) -> None:
     path = tmp_path / "lexicon.txt"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(AsrError) as error:
+    with pytest.raises(AsrError, match=re.escape(str(path)) + message):
         read_lexicon(path, PHONES)
-    expected = message.format(path=path)
-    # What gzip or zlib says of a damaged file follows the bracket, and is theirs to word.
-    assert str(error.value) == expected or ("(" in expected and str(error.value).startswith(expected))
+
+
+@pytest.mark.parametrize(
+    ("units", "text", "expected"),
+    [
+        (" AB", "A b", "A B"),
+        (" AB", " “a—b!” \n", "A B"),
+        (" AB", "Ä", "A"),
+        (("aa", "B-0"), "aa  B-0", "aa  B-0"),
+    ],
+)
+def test_spellable(units: str | tuple[str, ...], text: str, expected: str) -> None:
+    assert spellable(text, Tokenizer(units)) == expected
+
+
+@pytest.mark.parametrize(("text", "message"), [("a 12b", "'12' in '12B'"), (" ?! ", "no word")])
+def test_not_spellable(text: str, message: str) -> None:
+    with pytest.raises(TextError, match=message):
+        spellable(text, Tokenizer(" AB"))
 
 
 def walk(trie: Trie, node: int = ROOT) -> dict[tuple[int, ...], tuple[list[int], float]]:
-    """Entries and look-ahead of every node, by its spelling."""
+    """Entries and lookahead of every node by its spelling."""
     here, following = trie.nodes[node], trie.nodes[node + 1]
     entries = trie.entries[here["first_entry"] : following["first_entry"]].tolist()
-    found = {(): (entries, float(here["ahead"]))}
+    found = {(): (entries, float(here["lookahead"]))}
     for child in range(here["first_child"], following["first_child"]):
         token = int(trie.nodes[child]["token"])
         assert find_child(trie.nodes, node, token) == child
@@ -102,7 +127,7 @@ def test_the_trie_holds_each_spelling_and_the_best_score_below(entries: list[tup
     found = walk(build_trie(lexicon, np.array([float(score) for _, score in entries])))
     prefixes = {tuple(spelling[:n]) for spelling, _ in entries for n in range(len(spelling) + 1)} | {()}
     assert set(found) == prefixes
-    for prefix, (ending, ahead) in found.items():
+    for prefix, (ending, lookahead) in found.items():
         assert ending == [i for i, (spelling, _) in enumerate(entries) if tuple(spelling) == prefix]
         below = [score for spelling, score in entries if tuple(spelling[: len(prefix)]) == prefix]
-        assert ahead == max(below, default=0.0)
+        assert lookahead == max(below, default=0.0)

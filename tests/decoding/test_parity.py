@@ -1,11 +1,11 @@
-"""Our beam search beside flashlight-text's: where nothing is pruned, they must agree. Skipped without it."""
+"""Parity with flashlight-text where nothing is pruned; skipped if it is not installed."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from asr.decoding.beam import BeamDecoder, BeamOptions
+from asr.decoding.beam import BeamDecoder, DecodingOptions
 from asr.decoding.lexicon import spell
 from asr.lm.arpa import read_arpa
 from asr.lm.ngram import Vocabulary
@@ -42,11 +42,11 @@ ngram 2=6
 
 \end\
 """
-WIDE = BeamOptions(beam=20_000, beam_threshold=1e4, lm_weight=0.7, word_bonus=0.4, n_best=5)
+WIDE = DecodingOptions(beam=20_000, beam_threshold=1e4, lm_weight=0.7, word_bonus=0.4, n_best=5)
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_a_wide_beam_finds_what_flashlights_finds(tmp_path: Path, seed: int) -> None:
+def test_wide_beams_agree(tmp_path: Path, seed: int) -> None:
     (tmp_path / "lm.arpa").write_text(ARPA.lstrip(), encoding="utf-8")
     lexicon, _ = spell(Vocabulary.of(WORDS), TOKENIZER)
     ours = BeamDecoder(TOKENIZER, read_arpa(tmp_path / "lm.arpa"), lexicon)

@@ -1,3 +1,5 @@
+"""Streams: commits, bounded memory, independence of piece sizes."""
+
 from collections.abc import Sequence
 
 import numpy as np
@@ -6,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asr.decoding import stream as stream_module
-from asr.decoding.beam import BeamDecoder, BeamOptions
+from asr.decoding.beam import BeamDecoder, DecodingOptions
 from asr.decoding.greedy import greedy
 from asr.decoding.hotwords import Hotword
-from asr.decoding.hypothesis import Hypothesis
 from asr.decoding.lexicon import Lexicon
 from asr.decoding.stream import AlignedBeamSearch, GreedySearch, Stream
+from asr.decoding.types import Hypothesis
 from asr.errors import DecodingError
 from asr.text import Tokenizer
 from tests.decoding.brute_force import random_lm
@@ -25,7 +27,7 @@ def make(tokenizer: Tokenizer, kind: str, beam: int = 8) -> Stream:
     if kind == "greedy":
         return Stream(GreedySearch(tokenizer), tokenizer, 0.04, 1.0)
     decoder = BeamDecoder(tokenizer, None, None if tokenizer is LETTERS else WORDS)
-    search = decoder.search(BeamOptions(beam=beam, n_best=4))
+    search = decoder.search(DecodingOptions(beam=beam, n_best=4))
     return Stream(AlignedBeamSearch(search, tokenizer.separator), tokenizer, 0.04, 1.0)
 
 
@@ -36,7 +38,7 @@ def decode(stream: Stream, pieces: Sequence[np.ndarray]) -> Hypothesis:
 
 
 def speech(frames: int, seed: int, sharpness: float = 8.0, silence: float = 0.6) -> np.ndarray:
-    """Posteriors of random letters, one space between words, blanks between all; the sharper the surer."""
+    """Posteriors of random letters with single spaces and blanks between; `sharpness` is the logit margin."""
     random = np.random.default_rng(seed)
     path = np.where(random.random(frames) < silence, 0, random.integers(1, LETTERS.size, frames))
     said = np.flatnonzero(path)
@@ -45,7 +47,7 @@ def speech(frames: int, seed: int, sharpness: float = 8.0, silence: float = 0.6)
 
 
 def phones(frames: int, seed: int, sharpness: float = 8.0) -> np.ndarray:
-    """Posteriors of random words of the lexicon, a blank after each phone."""
+    """Posteriors of random lexicon words with a blank after each phone."""
     random = np.random.default_rng(seed)
     words = [list(WORDS.spelling(entry)) for entry in random.integers(0, 3, frames)]
     path = np.array([[phone, 0] for word in words for phone in word], dtype=np.int64).ravel()[:frames]
@@ -69,7 +71,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("kind", ["greedy", "beam"])
 @pytest.mark.parametrize("tokenizer", [LETTERS, PHONES], ids=["letters", "phones"])
 @pytest.mark.usefixtures("short")
-def test_final_words_are_those_of_the_whole(
+def test_commits_do_not_change_the_words(
     tokenizer: Tokenizer, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log_probs = speech(3_000, 1) if tokenizer is LETTERS else phones(3_000, 1)
@@ -77,14 +79,14 @@ def test_final_words_are_those_of_the_whole(
     monkeypatch.setattr(stream_module, "LOOK_BACK", 10_000)
     whole = decode(make(tokenizer, kind), [log_probs])
     assert forgetful.text == whole.text and len(whole.words) > 100
-    # The beam drops other things where hypotheses that differ long ago have left it.
+    # Committing drops hypotheses, which makes room for others in the beam.
     assert forgetful.score == pytest.approx(whole.score, abs=1.0)
     for a, b in zip(forgetful.words, whole.words, strict=True):
         assert (a.start, a.end) == pytest.approx((b.start, b.end))
         assert a.confidence == pytest.approx(b.confidence, abs=1e-6)
 
 
-def test_greedy_is_greedy_however_the_posteriors_are_cut() -> None:
+def test_greedy_streams_equal_greedy() -> None:
     log_probs = speech(500, 2)
     expected = greedy(log_probs, LETTERS, 0.04)
     result = decode(make(LETTERS, "greedy"), np.array_split(log_probs, 7))
@@ -94,7 +96,7 @@ def test_greedy_is_greedy_however_the_posteriors_are_cut() -> None:
 
 @given(st.lists(st.integers(0, 400), max_size=8), st.sampled_from(["greedy", "beam"]))
 @settings(max_examples=20, deadline=None)
-def test_pieces_change_nothing(cuts: list[int], kind: str) -> None:
+def test_the_size_of_pieces_does_not_matter(cuts: list[int], kind: str) -> None:
     log_probs = speech(400, 3, sharpness=3.0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stream_module, "LOOK_BACK", 60)
@@ -137,7 +139,7 @@ def test_memory_does_not_grow(kind: str) -> None:
         stream.feed(speech(100, seed))
         most = max(most, stream._count)
         if isinstance(stream._search, AlignedBeamSearch):
-            assert len(stream._search._search._prefixes) < 5_000
+            assert len(stream._search._search._state.prefixes) < 5_000
     assert most < 3 * 60
     stream.finish()
 
@@ -157,8 +159,8 @@ def test_silence_is_forgotten(kind: str) -> None:
 
 
 @pytest.mark.usefixtures("short")
-def test_a_word_without_end_is_kept_whole() -> None:
-    # Two letters, and blanks for long between them: one word, as there was no space.
+def test_an_endless_word_is_kept_whole() -> None:
+    # Two letters with many blanks and no space between them are one word.
     log_probs = np.log(np.full((1_000, LETTERS.size), 1e-4, dtype=np.float32))
     log_probs[:, 0] = np.log(1 - 4e-4)
     log_probs[[5, 995]] = np.roll(log_probs[0], 2)
@@ -168,16 +170,16 @@ def test_a_word_without_end_is_kept_whole() -> None:
 
 @pytest.mark.parametrize("tokenizer", [LETTERS, PHONES], ids=["letters", "phones"])
 @pytest.mark.usefixtures("short")
-def test_states_of_language_model_and_hotwords_go_on(
+def test_language_model_and_hotword_states_survive_commits(
     tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Scores count what is final too, and phrases that begin in one piece and end in another."""
+    """Scores include committed words, and phrases across a commit."""
     words = ["A", "B", "C", "AB", "BA"] if tokenizer is LETTERS else list(WORDS.words)
     lm = random_lm(words, np.random.default_rng(5))
     decoder = BeamDecoder(tokenizer, lm, None if tokenizer is LETTERS else WORDS)
     hotwords = (Hotword("A B A B A B"),) if tokenizer is LETTERS else (Hotword("X Y Z X"),)
-    options = BeamOptions(beam=64, lm_weight=0.5, hotwords=hotwords)
-    # So sure that the text is certain, and only its score can tell.
+    options = DecodingOptions(beam=64, lm_weight=0.5, hotwords=hotwords)
+    # Posteriors so sharp that the text is certain and only its score can differ.
     log_probs = speech(2_000, 7, 20.0) if tokenizer is LETTERS else phones(2_000, 7, 20.0)
 
     def result() -> Hypothesis:
@@ -192,7 +194,7 @@ def test_states_of_language_model_and_hotwords_go_on(
 
 
 @pytest.mark.usefixtures("short")
-def test_n_best_lists_differ_after_the_final_words() -> None:
+def test_n_best_lists_differ_after_the_committed_words() -> None:
     log_probs = speech(300, 4)
     n_best = decode(make(LETTERS, "beam"), [log_probs, speech(20, 5, sharpness=1.0)]).n_best
     assert len({entry.text for entry in n_best}) == 4
@@ -200,7 +202,7 @@ def test_n_best_lists_differ_after_the_final_words() -> None:
     assert [entry.score for entry in n_best] == sorted((entry.score for entry in n_best), reverse=True)
 
 
-def test_nan_is_refused_where_it_stands() -> None:
+def test_nan_is_refused() -> None:
     stream = make(LETTERS, "greedy")
     stream.feed(speech(10, 0))
     with pytest.raises(DecodingError, match="posteriors hold NaN"):

@@ -11,7 +11,7 @@ import soundfile
 
 from asr import manifest
 from asr.cli import main
-from asr.decoding.beam import BeamOptions
+from asr.decoding.beam import DecodingOptions
 from asr.errors import AsrError, BundleError, DecodingError, LanguageModelError, TextError
 from asr.inference.decoder import LoadOptions
 from asr.inference.transcriber import TranscribeOptions, load_model
@@ -99,7 +99,7 @@ def test_settings_of_a_bundle(bundle: Path, lm: Path) -> None:
     config = read_config(bundle)
     write_config(bundle, replace(config, decoding={"lm_weight": 0.0, "word_bonus": 1.5, "temperature": 2.0}))
     decoder = load_model(bundle, decoding=LoadOptions(lm=lm)).decoder
-    assert (decoder.options, decoder.temperature) == (BeamOptions(lm_weight=0.0, word_bonus=1.5), 2.0)
+    assert (decoder.options, decoder.temperature) == (DecodingOptions(lm_weight=0.0, word_bonus=1.5), 2.0)
     write_config(bundle, replace(config, decoding={"loudness": 1}))
     with pytest.raises(BundleError) as error:
         load_model(bundle)
@@ -176,7 +176,7 @@ def test_cross_tuning_keeps_speakers_apart(
     posteriors = [model.posteriors(u.audio_filepath) for u in utterances]
     decoder = model.decoder
     assert decoder.beam
-    options = {"ab"[i]: BeamOptions(lm_weight=0.5 + i) for i in range(2)}
+    options = {"ab"[i]: DecodingOptions(lm_weight=0.5 + i) for i in range(2)}
     tuned_on = []
 
     def tune(development: Development, *_: object) -> Tuning:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from asr.decoding.hypothesis import Word
+from asr.decoding.types import Word
 from asr.inference.subtitles import Cue, cues
 from asr.inference.transcript import Segment, Transcript, segments
 

@@ -11,7 +11,7 @@ import soundfile
 
 import asr
 from asr import audio
-from asr.decoding.hypothesis import Word
+from asr.decoding.types import Word
 from asr.errors import AsrError, AudioError, BundleError
 from asr.inference import pipeline as pipeline_module
 from asr.inference.pipeline import Source

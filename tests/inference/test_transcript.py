@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asr.decoding.hypothesis import Alternative, Hypothesis, Word
+from asr.decoding.types import Alternative, Hypothesis, Word
 from asr.inference.transcript import PAUSE, Segment, Transcript, assemble, segments
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asr.decoding.hypothesis import Alternative, Word
+from asr.decoding.types import Alternative, Word
 from asr.inference.subtitles import Cue, cues
 from asr.inference.transcript import Segment, Transcript, segments
 from asr.inference.writers import FORMATS, json_line, text_line, word_table

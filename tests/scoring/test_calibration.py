@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asr.decoding.hypothesis import Word
+from asr.decoding.types import Word
 from asr.errors import AsrError
 from asr.scoring.calibration import JudgedWord, at_temperature, cross_fit, fit_temperature, judge, measure
 

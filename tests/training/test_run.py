@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from asr.training.reverberation import Reverberation
 
 import asr
 from asr import manifest
@@ -23,7 +24,6 @@ from asr.training.callbacks import read_curves
 from asr.training.data import Batch, SpeechDataset
 from asr.training.finite import SkippedSteps
 from asr.training.module import CTCModule
-from asr.training.reverberation import Reverberation
 from tests.training.corpus import make_corpus
 from tests.training.runs import start, weights, write_recipe
 

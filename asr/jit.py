@@ -1,4 +1,4 @@
-"""How loops are compiled, by numba."""
+"""Compilation of inner loops by numba."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,14 +9,14 @@ from numba.core.event import Event, Listener, install_listener
 
 
 def compiled(function: Callable[..., Any]) -> Any:
-    """Compile a function when it is first called, and keep it for other processes where that is possible."""
+    """Compile a function on its first call and cache the result on disk where possible."""
     return _compile(function)
 
 
 def kernel(function: Callable[..., Any]) -> Any:
-    """The same for an inner loop that allocates nothing: there, references to arrays are not counted.
+    """Compile an inner loop that allocates nothing, without reference counts of arrays.
 
-    To count them took half of the time of beam search.
+    Reference counting took half of the time of beam search.
     """
     return _compile(function, _nrt=False)
 
@@ -24,11 +24,11 @@ def kernel(function: Callable[..., Any]) -> Any:
 def _compile(function: Callable[..., Any], **options: bool) -> Any:
     try:
         return njit(cache=True, nogil=True, **options)(function)
-    except RuntimeError:  # neither the package's folder nor the user's can be written to
+    except RuntimeError:  # neither the package's folder nor the user's cache is writable
         return njit(nogil=True, **options)(function)
 
 
-class _Notice(Listener):  # type: ignore[misc]  # numba has no types
+class _NotifyOnce(Listener):  # type: ignore[misc]  # numba has no types
     def __init__(self, notify: Callable[[], None]) -> None:
         self._notify: Callable[[], None] | None = notify
 
@@ -43,6 +43,6 @@ class _Notice(Listener):  # type: ignore[misc]  # numba has no types
 
 @contextmanager
 def on_first_compilation(notify: Callable[[], None]) -> Iterator[None]:
-    """Call `notify` when, within this context, a function is compiled for the first time."""
-    with install_listener("numba:compile", _Notice(notify)):
+    """Call `notify` once, when a function is compiled within this context."""
+    with install_listener("numba:compile", _NotifyOnce(notify)):
         yield

@@ -1,8 +1,8 @@
-"""Compiling loops."""
+"""Compilation of inner loops."""
 
 from typing import Any
 
-from asr.kernel import compiled, on_first_compilation
+from asr.jit import compiled, on_first_compilation
 
 
 def test_compilation_is_announced_once_and_only_within_the_context() -> None:
