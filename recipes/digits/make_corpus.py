@@ -1,4 +1,4 @@
-"""Make the digits corpus that ships with the package: asr/data_prep/digits/digits.tar.gz.
+"""Make the digits corpus that ships with the package: data_prep/data/digits.tar.gz.
 
     python recipes/digits/make_corpus.py
 
@@ -31,7 +31,7 @@ from joblib import Parallel, delayed
 from asr.audio import SAMPLE_RATE
 from asr.files import atomic_write
 
-ARCHIVE = Path(__file__).parents[2] / "asr" / "data_prep" / "digits" / "digits.tar.gz"
+ARCHIVE = Path(__file__).parents[2] / "data_prep" / "data" / "digits.tar.gz"
 SEED = 20
 
 DIGITS = ("ZERO", "ONE", "TWO", "THREE", "FOUR", "FIVE", "SIX", "SEVEN", "EIGHT", "NINE")

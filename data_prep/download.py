@@ -1,4 +1,4 @@
-"""Archives from the web: resumed after a cut, verified, unpacked without leaving the target."""
+"""Download archives (resumable, verified) and unpack them safely."""
 
 import gzip
 import hashlib
@@ -13,60 +13,63 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.progress import DownloadColumn, TransferSpeedColumn
 
-from asr.data_prep.screen import progress_bar
+from asr.console import progress_bar
 from asr.errors import PrepareError
 
 RETRY_AFTER = (1.0, 5.0, 20.0)
-"""Seconds to wait before a cut download is taken up again, attempt by attempt."""
+"""Seconds to wait before each attempt to resume an interrupted download."""
 
 TIMEOUT = 60.0
 BLOCK = 1 << 20
 
 Report = Callable[[int, int | None], None]
-"""Called with (bytes done, bytes in all or None)."""
+"""Called with (bytes done, total bytes or None)."""
 
 
-def fetch(url: str, path: Path, checksum: str | None, console: Console) -> None:
-    """Download `url` to `path`, unless it is there already.
+class _InterruptedError(Exception):
+    """The connection broke; the bytes received so far are kept."""
 
-    What has arrived waits in `path`.part, so that a later run goes on from there. `path` appears once
-    the checksum ("md5:…" or "sha256:…") is right; a wrong one deletes the file. Raises PrepareError.
+
+def fetch(url: str, path: Path, checksum: str) -> None:
+    """Download `url` to `path`, unless it exists.
+
+    The bytes received are kept in `path`.part, where a later run resumes. `path` appears once its checksum
+    ("md5:…" or "sha256:…") matches; otherwise the file is deleted. Raises PrepareError.
     """
     if not url.startswith(("http://", "https://")):
-        raise PrepareError(f"{url}: not an address; expected http://… or https://…")
+        raise PrepareError(f"{url}: not a URL; expected http://… or https://…")
     if path.exists():
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
-    with progress_bar(console, DownloadColumn(), TransferSpeedColumn()) as progress:
+    with progress_bar(DownloadColumn(), TransferSpeedColumn()) as progress:
         task = progress.add_task(f"download {path.name}", total=None)
-        _patiently(url, part, lambda done, total: progress.update(task, completed=done, total=total))
+        _retry(url, part, lambda done, total: progress.update(task, completed=done, total=total))
         progress.update(task, description=f"verify {path.name}", completed=0)
-        found = checksum and _digest(part, checksum, lambda done, _: progress.update(task, completed=done))
+        found = _digest(part, checksum, lambda done, _: progress.update(task, completed=done))
     if found != checksum:
         part.unlink()
         raise PrepareError(
             f"{path.name}: wrong checksum {found}, expected {checksum}; "
-            "the file has been deleted, run the same command again to download it anew"
+            "the file was deleted, run the same command again to download it anew"
         )
     part.rename(path)
 
 
-def _patiently(url: str, part: Path, report: Report) -> None:
-    """Download what is missing of `url`; give up after so many cuts in which nothing arrived."""
+def _retry(url: str, part: Path, report: Report) -> None:
+    """Download the rest of `url`; give up after several interruptions in a row without progress."""
     waits = list(RETRY_AFTER)
     while True:
         before = _size(part)
         try:
-            return _continue(url, part, report)
-        except _CutError as error:
+            return _resume(url, part, report)
+        except _InterruptedError as error:
             if _size(part) > before:
                 waits = list(RETRY_AFTER)
             if not waits:
-                raise PrepareError(f"{url}: {error}; run the same command again to go on") from None
+                raise PrepareError(f"{url}: {error}; run the same command again to resume") from None
             time.sleep(waits.pop(0))
 
 
@@ -74,18 +77,13 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-class _CutError(Exception):
-    """The connection broke; what has arrived is kept."""
-
-
-def _continue(url: str, part: Path, report: Report) -> None:
-    """Append to `part` what is missing of `url`."""
-    start = _size(part)
+def _resume(url: str, part: Path, report: Report) -> None:
+    """Append the missing bytes of `url` to `part`."""
+    start = done = _size(part)
     request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
-    done = start
     try:
         with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
-            done, total = _placement(response, start)
+            done, total = _offset_and_total(response, start)
             with part.open("ab" if done else "wb") as file:
                 while block := response.read(BLOCK):
                     file.write(block)
@@ -94,27 +92,29 @@ def _continue(url: str, part: Path, report: Report) -> None:
     except urllib.error.HTTPError as error:
         if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and start:
             if error.headers.get("Content-Range") == f"bytes */{start}":
-                return  # all of it is here already
+                return  # complete already
             part.unlink()
-            raise _CutError("the file on the server is not the one begun with") from None
+            raise _InterruptedError("the file on the server has changed") from None
+        message = f"the server answered {error.code} {error.reason}"
         if error.code >= 500:
-            raise _CutError(f"the server says {error.code} {error.reason}") from None
-        raise PrepareError(f"{url}: the server says {error.code} {error.reason}") from None
+            raise _InterruptedError(message) from None
+        raise PrepareError(f"{url}: {message}") from None
     except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
-        raise _CutError(f"no connection after {done} bytes ({getattr(error, 'reason', error)})") from None
+        reason = getattr(error, "reason", error)
+        raise _InterruptedError(f"no connection after {done} bytes ({reason})") from None
     if total is not None and done < total:
-        raise _CutError(f"the connection was cut after {done} of {total} bytes")
+        raise _InterruptedError(f"the connection broke after {done} of {total} bytes")
 
 
-def _placement(response: Any, start: int) -> tuple[int, int | None]:
-    """Where the body of a response belongs, and the size of the whole."""
+def _offset_and_total(response: Any, start: int) -> tuple[int, int | None]:
+    """Return the position of the response's first byte in the file, and the file's size if known."""
     length = response.headers.get("Content-Length")
-    if response.status == http.HTTPStatus.PARTIAL_CONTENT:
-        match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
-        if match is None or int(match[1]) != start:
-            raise _CutError("the server sent another range than was asked for")
-        return start, None if match[2] == "*" else int(match[2])
-    return 0, None if length is None else int(length)  # the server ignores ranges: from the start
+    if response.status != http.HTTPStatus.PARTIAL_CONTENT:  # the server ignores ranges
+        return 0, None if length is None else int(length)
+    match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
+    if match is None or int(match[1]) != start:
+        raise _InterruptedError("the server sent another range than requested")
+    return start, None if match[2] == "*" else int(match[2])
 
 
 def _digest(path: Path, checksum: str, report: Report) -> str:
@@ -127,18 +127,17 @@ def _digest(path: Path, checksum: str, report: Report) -> str:
     return f"{algorithm}:{digest.hexdigest()}"
 
 
-def unpack(archive: Path, target: Path, console: Console) -> None:
+def unpack(archive: Path, target: Path) -> None:
     """Unpack a tar.gz archive into `target`.
 
-    Raises PrepareError where the archive is damaged, or holds a link or anything else that is neither a
-    file nor a folder, or a member that would land outside `target`.
+    Raises PrepareError if the archive is damaged or has a member that is neither a file nor a folder or
+    that would be written outside `target`.
     """
     # Python before 3.10.12 and 3.11.4 has no filters.
     options: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
     root = target.resolve()
-    size = archive.stat().st_size
-    with progress_bar(console, DownloadColumn(), TransferSpeedColumn()) as progress:
-        task = progress.add_task(f"unpack {archive.name}", total=size)
+    with progress_bar(DownloadColumn(), TransferSpeedColumn()) as progress:
+        task = progress.add_task(f"unpack {archive.name}", total=archive.stat().st_size)
         try:
             with (
                 archive.open("rb") as raw,
@@ -150,7 +149,7 @@ def unpack(archive: Path, target: Path, console: Console) -> None:
                     tar.extract(member, root, **options)
                     tar.members = []  # type: ignore[attr-defined]  # it would keep them all
                     progress.update(task, completed=raw.tell())
-                while stream.read(BLOCK):  # on to the end, where gzip checks its checksum
+                while stream.read(BLOCK):  # gzip verifies its checksum at the end
                     pass
         except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error) as error:
             raise PrepareError(
@@ -160,6 +159,6 @@ def unpack(archive: Path, target: Path, console: Console) -> None:
 
 def _check_member(archive: Path, member: tarfile.TarInfo, root: Path) -> None:
     if not (member.isreg() or member.isdir()):
-        raise PrepareError(f"{archive}: refused, as {member.name!r} is neither a file nor a folder")
+        raise PrepareError(f"{archive}: refused, {member.name!r} is neither a file nor a folder")
     if not (root / member.name).resolve().is_relative_to(root):
-        raise PrepareError(f"{archive}: refused, as {member.name!r} would land outside of the target")
+        raise PrepareError(f"{archive}: refused, {member.name!r} would be written outside the target")
