@@ -62,6 +62,8 @@ def test_every_word_has_a_phone_in_order() -> None:
 
 def test_a_word_does_not_depend_on_its_batch() -> None:
     model = LetterToSound(("AA", "B", "K"), LetterToSoundOptions(hidden=8, dropout=0.5))
+    with torch.no_grad():
+        model.head.weight.mul_(100)  # an untrained network gives the same phone for most words
     words = [word for word in language(300) if len(word) == 5]
     together = model.pronounce(words)
     assert len(set(together)) > 1
