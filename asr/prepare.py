@@ -81,8 +81,11 @@ def prepare_part(
 
     config = LogMelConfig()
     tokenizer = Tokenizer(characters)
+    for speed in speeds:
+        if not 0.5 <= speed <= 2.0:
+            raise PrepareError(f"speed {speed}: expected a factor from 0.5 to 2, such as 0.9 or 1.1")
     usable, faults = check_texts(utterances, tokenizer)
-    shards = plan(usable, _check_speeds(speeds), config)
+    shards = plan(usable, speeds, config)
     fingerprint = _fingerprint(shards, usable, [*problems, *faults], characters)
     report = _Report()
     with explain_write_errors(out):
@@ -126,24 +129,17 @@ class _Report:
                 _log(problem)
 
 
-def _check_speeds(speeds: Sequence[float]) -> list[float]:
-    for speed in speeds:
-        if not 0.5 <= speed <= 2.0:
-            raise PrepareError(f"speed {speed}: expected a factor from 0.5 to 2, such as 0.9 or 1.1")
-    return sorted(set(speeds) - {1.0})
-
-
 def durations(paths: Iterable[Path]) -> Iterator[float | AudioError]:
     """Yield durations in seconds, read from the headers, in order; an AudioError where that fails."""
+
+    def duration(path: Path) -> float | AudioError:
+        try:
+            return audio.duration(path)
+        except AudioError as error:
+            return error
+
     with ThreadPool(16) as pool:  # opening files is slow over a network
-        yield from pool.imap(_duration, paths, chunksize=64)
-
-
-def _duration(path: Path) -> float | AudioError:
-    try:
-        return audio.duration(path)
-    except AudioError as error:
-        return error
+        yield from pool.imap(duration, paths, chunksize=64)
 
 
 def check_texts(
@@ -296,12 +292,11 @@ def _write_problems(path: Path, problems: Iterable[Problem]) -> None:
     """Write `name<tab>reason` lines, with a third column for a speed other than 1."""
     with atomic_write(path) as file:
         for p in problems:
-            file.write("\t".join((p.name, p.reason, *([str(p.speed)] if p.speed != 1.0 else []))) + "\n")
+            file.write(f"{p.name}\t{p.reason}" + (f"\t{p.speed}" if p.speed != 1.0 else "") + "\n")
 
 
 def _read_problems(path: Path) -> list[Problem]:
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
-    rows = (line.split("\t") for line in lines)
+    rows = (line.split("\t") for line in path.read_text(encoding="utf-8").split("\n")[:-1])
     return [Problem(name, reason, *map(float, speed)) for name, reason, *speed in rows]
 
 

@@ -10,6 +10,7 @@ import urllib.error
 import urllib.request
 import zlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,7 @@ RETRY_AFTER = (1.0, 5.0, 20.0)
 TIMEOUT = 60.0
 BLOCK = 1 << 20
 
-Report = Callable[[int, int | None], None]
-"""Called with (bytes done, total bytes or None)."""
+Update = Callable[..., None]  # rich.progress.Progress.update for one task
 
 
 class _InterruptedError(Exception):
@@ -45,10 +45,10 @@ def fetch(url: str, path: Path, checksum: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     with progress_bar(DownloadColumn(), TransferSpeedColumn()) as progress:
-        task = progress.add_task(f"download {path.name}", total=None)
-        _retry(url, part, lambda done, total: progress.update(task, completed=done, total=total))
-        progress.update(task, description=f"verify {path.name}", completed=0)
-        found = _digest(part, checksum, lambda done, _: progress.update(task, completed=done))
+        update = partial(progress.update, progress.add_task(f"download {path.name}", total=None))
+        _retry(url, part, update)
+        update(description=f"verify {path.name}", completed=0)
+        found = _digest(part, checksum, update)
     if found != checksum:
         part.unlink()
         raise PrepareError(
@@ -58,13 +58,13 @@ def fetch(url: str, path: Path, checksum: str) -> None:
     part.rename(path)
 
 
-def _retry(url: str, part: Path, report: Report) -> None:
+def _retry(url: str, part: Path, update: Update) -> None:
     """Download the rest of `url`; give up after several interruptions in a row without progress."""
     waits = list(RETRY_AFTER)
     while True:
         before = _size(part)
         try:
-            return _resume(url, part, report)
+            return _resume(url, part, update)
         except _InterruptedError as error:
             if _size(part) > before:
                 waits = list(RETRY_AFTER)
@@ -77,7 +77,7 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def _resume(url: str, part: Path, report: Report) -> None:
+def _resume(url: str, part: Path, update: Update) -> None:
     """Append the missing bytes of `url` to `part`."""
     start = done = _size(part)
     request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
@@ -88,7 +88,7 @@ def _resume(url: str, part: Path, report: Report) -> None:
                 while block := response.read(BLOCK):
                     file.write(block)
                     done += len(block)
-                    report(done, total)
+                    update(completed=done, total=total)
     except urllib.error.HTTPError as error:
         if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and start:
             if error.headers.get("Content-Range") == f"bytes */{start}":
@@ -117,13 +117,13 @@ def _offset_and_total(response: Any, start: int) -> tuple[int, int | None]:
     return start, None if match[2] == "*" else int(match[2])
 
 
-def _digest(path: Path, checksum: str, report: Report) -> str:
+def _digest(path: Path, checksum: str, update: Update) -> str:
     algorithm = checksum.partition(":")[0]
     digest = hashlib.new(algorithm)
     with path.open("rb") as file:
         while block := file.read(BLOCK):
             digest.update(block)
-            report(file.tell(), None)
+            update(completed=file.tell())
     return f"{algorithm}:{digest.hexdigest()}"
 
 

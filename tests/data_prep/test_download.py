@@ -28,6 +28,10 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         yield server
 
 
+def get(server: Server, folder: Path) -> None:
+    fetch(f"{server.url}/a.tar.gz", folder / "a.tar.gz", SHA256)
+
+
 @pytest.mark.parametrize("checksum", [SHA256, MD5])
 def test_download(server: Server, tmp_path: Path, checksum: str) -> None:
     target = tmp_path / "downloads" / "a.tar.gz"
@@ -55,42 +59,41 @@ def test_interrupted_download_resumes_in_the_same_run(
 ) -> None:
     monkeypatch.setattr(download, "RETRY_AFTER", (0.0, 0.0))
     server.cuts = [100_000, 100_000, 0, 50_000]  # more interruptions than retries, but most with progress
-    fetch(f"{server.url}/a.tar.gz", tmp_path / "a.tar.gz", SHA256)
+    get(server, tmp_path)
     assert (tmp_path / "a.tar.gz").read_bytes() == CONTENT
     starts = [f"bytes={start}-" for start in (100_000, 200_000, 200_000, 250_000)]
     assert [asked for _, asked in server.requests] == [None, *starts]
 
 
-def test_server_that_ignores_ranges(server: Server, tmp_path: Path) -> None:
-    server.ranges = False
-    (tmp_path / "a.tar.gz.part").write_bytes(CONTENT[:1_000])
-    fetch(f"{server.url}/a.tar.gz", tmp_path / "a.tar.gz", SHA256)
-    assert (tmp_path / "a.tar.gz").read_bytes() == CONTENT
-    assert server.requests == [("/a.tar.gz", "bytes=1000-")]
-
-
-def test_complete_file_not_verified_yet(server: Server, tmp_path: Path) -> None:
-    (tmp_path / "a.tar.gz.part").write_bytes(CONTENT)
-    fetch(f"{server.url}/a.tar.gz", tmp_path / "a.tar.gz", SHA256)
-    assert (tmp_path / "a.tar.gz").read_bytes() == CONTENT
-    assert server.requests == [("/a.tar.gz", "bytes=300000-")]
-
-
-def test_part_longer_than_the_file_starts_over(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("part", "ranges", "asked"),
+    [
+        (CONTENT[:1_000], False, ["bytes=1000-"]),  # the server ignores ranges
+        (CONTENT, True, ["bytes=300000-"]),  # complete, not verified yet
+        (bytes(300_001), True, ["bytes=300001-", None]),  # longer than the file: start over
+    ],
+)
+def test_part_of_an_earlier_run(
+    server: Server,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    part: bytes,
+    ranges: bool,
+    asked: list[str | None],
 ) -> None:
     monkeypatch.setattr(download, "RETRY_AFTER", (0.0,))
-    (tmp_path / "a.tar.gz.part").write_bytes(bytes(300_001))
-    fetch(f"{server.url}/a.tar.gz", tmp_path / "a.tar.gz", SHA256)
+    server.ranges = ranges
+    (tmp_path / "a.tar.gz.part").write_bytes(part)
+    get(server, tmp_path)
     assert (tmp_path / "a.tar.gz").read_bytes() == CONTENT
-    assert [asked for _, asked in server.requests] == ["bytes=300001-", None]
+    assert [header for _, header in server.requests] == asked
 
 
 def test_corrupted_download(server: Server, tmp_path: Path) -> None:
     corrupted = b"x" + CONTENT[1:]
     server.files["/a.tar.gz"] = corrupted
     with pytest.raises(PrepareError) as error:
-        fetch(f"{server.url}/a.tar.gz", tmp_path / "a.tar.gz", SHA256)
+        get(server, tmp_path)
     found = f"sha256:{hashlib.sha256(corrupted).hexdigest()}"
     assert str(error.value).startswith(f"a.tar.gz: wrong checksum {found}, expected {SHA256}; ")
     assert list(tmp_path.iterdir()) == []
@@ -100,7 +103,7 @@ def test_corrupted_download(server: Server, tmp_path: Path) -> None:
 def test_error_of_the_server(server: Server, tmp_path: Path, answer: str) -> None:
     server.errors = [int(answer.split()[0])]
     with pytest.raises(PrepareError) as error:
-        fetch(f"{server.url}/a.tar.gz", tmp_path / "a.tar.gz", SHA256)
+        get(server, tmp_path)
     assert str(error.value) == f"{server.url}/a.tar.gz: the server answered {answer}"
 
 

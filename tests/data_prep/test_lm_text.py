@@ -62,3 +62,8 @@ def test_sequences_across_utterances(tmp_path: Path) -> None:
 def test_missing_manifest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["prepare", "lm-text", "--held-out", str(tmp_path)]) == 1
     assert "manifest.jsonl: cannot read the manifest" in capsys.readouterr().err
+
+
+def test_output_without_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["prepare", "lm-text", "--held-out", str(tmp_path), "--out", str(tmp_path / "clean")]) == 2
+    assert "--out needs --text" in capsys.readouterr().err
