@@ -92,13 +92,13 @@ def prepare(arguments: list[str]) -> int:
 
 
 def _add_options(parser: argparse.ArgumentParser, options: type) -> None:
-    """Add a flag for each field of a dataclass; metadata: help, metavar, positional, minimum (1)."""
+    """Add a flag for each field of a dataclass; metadata: help, metavar, positional, least (1)."""
     hints = get_type_hints(options)
     for field in fields(options):
         many = get_origin(hints[field.name]) is tuple
         kinds = [kind for kind in get_args(hints[field.name]) if kind not in (NoneType, ...)]
         settings: dict[str, Any] = {
-            "type": positive if field.metadata.get("minimum") else (kinds or [hints[field.name]])[0],
+            "type": positive if field.metadata.get("least") else (kinds or [hints[field.name]])[0],
             "help": field.metadata["help"],
             **({"metavar": field.metadata["metavar"]} if "metavar" in field.metadata else {}),
             **({"nargs": "+"} if many else {}),

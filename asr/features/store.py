@@ -67,7 +67,7 @@ class FeatureStore:
         except FileNotFoundError as error:
             missing = Path(error.filename).name
             raise StoreError(
-                f"{folder}: incomplete feature store, {missing} is missing; run `asr prepare` to the end"
+                f"{folder}: no {missing}, so the feature store is not complete; run `asr prepare` to the end"
             ) from None
         except (ValueError, KeyError, TypeError) as error:
             raise StoreError(f"{folder}: damaged feature store ({error})") from None

@@ -63,7 +63,7 @@ def test_mean_and_std_are_those_of_all_frames(made: tuple[Path, dict[str, np.nda
 @pytest.mark.parametrize("name", ["meta.json", "index.jsonl"])
 def test_incomplete_store(copy: Path, name: str) -> None:
     (copy / name).unlink()
-    with pytest.raises(StoreError, match=f"{copy}: incomplete feature store, {name} is missing"):
+    with pytest.raises(StoreError, match=f"{copy}: no {name}, so the feature store is not complete"):
         FeatureStore(copy)
 
 
