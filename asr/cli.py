@@ -5,18 +5,20 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import MISSING, fields
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
+from types import NoneType
+from typing import Any, get_args, get_origin, get_type_hints
 
 from asr.cli_decoding import MODEL, add_decoding, decoding_of, manifests, model_folder, positive
 from asr.cli_evaluate import add_compare, add_evaluate
-from asr.cli_lexicon import add_lexicon
 from asr.cli_lm import add_lm
 from asr.cli_model import add_export, add_info
 from asr.cli_transcribe import add_transcribe
 from asr.console import exit_code, open_output, print_error
 from asr.errors import AsrError, TextError
-from asr.text import ENGLISH
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,6 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(arguments: list[str]) -> int:
     if arguments[:1] == ["train"]:  # its arguments are LightningCLI's
         return train(arguments[1:])
+    if arguments[:1] == ["prepare"]:
+        return prepare(arguments[1:])
     options = _parser().parse_args(arguments)
     with _compilation_notice(arguments[0]):
         return int(options.command(options))
@@ -64,25 +68,46 @@ def train(arguments: list[str]) -> int:
     return 0
 
 
-def prepare(options: argparse.Namespace) -> int:
-    """`asr prepare librispeech|folder|digits`."""
-    from asr.extra import require_train
+def prepare(arguments: list[str]) -> int:
+    """`asr prepare NAME ...`, by the module data_prep.NAME."""
+    parser = argparse.ArgumentParser("asr prepare", description="Prepare a corpus, a lexicon or a text.")
+    names = parser.add_subparsers(dest="name", required=True, metavar="CORPUS")
+    module: Any = None
+    for name, text in import_module("data_prep").CORPORA.items():
+        command = names.add_parser(name, help=text)
+        if arguments[:1] == [name]:
+            module = import_module(f"data_prep.{name.replace('-', '_')}")
+            _add_options(command, module.Options)
+    given = vars(parser.parse_args(arguments))
+    given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+    options = module.Options(**{field.name: given[field.name] for field in fields(module.Options)})
+    from asr.prepare import PrepareOptions
 
-    require_train()
-    common = {"out": options.out, "speeds": options.speeds, "jobs": options.jobs}
-    if options.source == "librispeech":
-        from asr.data_prep import librispeech
+    if isinstance(options, PrepareOptions):
+        from asr.extra import require_train
 
-        problems = librispeech.prepare(options.subset, options.corpus, url=options.url, **common)
-    elif options.source == "folder":
-        from asr.data_prep import folder
+        require_train()
+    problems = module.prepare(options)
+    return 0 if all(problem.speed != 1.0 for problem in problems) else 1
 
-        problems = folder.prepare(options.folder, characters=options.characters, **common)
-    else:
-        from asr.data_prep import digits
 
-        problems = digits.prepare(**common)
-    return 0 if all(problem.copy_only for problem in problems) else 1
+def _add_options(parser: argparse.ArgumentParser, options: type) -> None:
+    """Add a flag for each field of a dataclass; metadata: help, metavar, positional, least (1)."""
+    hints = get_type_hints(options)
+    for field in fields(options):
+        many = get_origin(hints[field.name]) is tuple
+        kinds = [kind for kind in get_args(hints[field.name]) if kind not in (NoneType, ...)]
+        settings: dict[str, Any] = {
+            "type": positive if field.metadata.get("least") else (kinds or [hints[field.name]])[0],
+            "help": field.metadata["help"],
+            **({"metavar": field.metadata["metavar"]} if "metavar" in field.metadata else {}),
+            **({"nargs": "+"} if many else {}),
+        }
+        if field.metadata.get("positional"):
+            parser.add_argument(field.name, **settings)
+            continue
+        settings |= {"required": True} if field.default is MISSING else {"default": field.default}
+        parser.add_argument(f"--{field.name.replace('_', '-')}", **settings)
 
 
 def tune(options: argparse.Namespace) -> int:
@@ -144,7 +169,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("asr", description="Speech recognition: log-mel features, BiGRU, CTC.")
     parser.add_argument("--version", action="version", version=f"asr {version('asr')}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    _add_prepare(commands)
+    commands.add_parser("prepare", help="corpora, lexicons and texts; see asr prepare --help", add_help=False)
     commands.add_parser("train", help="train a model by a recipe; see asr train --help", add_help=False)
     add_evaluate(commands)
 
@@ -171,46 +196,11 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--threads", type=positive, help="cores to use (all)")
 
     add_lm(commands)
-    add_lexicon(commands)
     add_compare(commands)
     add_transcribe(commands)
     add_export(commands)
     add_info(commands)
     return parser
-
-
-def _add_prepare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    sources = commands.add_parser("prepare", help="a corpus to manifest and features").add_subparsers(
-        dest="source", required=True, metavar="CORPUS"
-    )
-    librispeech = sources.add_parser("librispeech", help="download or use LibriSpeech")
-    librispeech.add_argument("--subset", nargs="+", default=[], metavar="NAME", help="train-clean-100, ...")
-    librispeech.add_argument(
-        "--corpus", type=Path, help="a LibriSpeech tree that is there; nothing is downloaded"
-    )
-    librispeech.add_argument("--url", help="a mirror of https://www.openslr.org/resources")
-    folder = sources.add_parser("folder", help="your own recordings")
-    folder.add_argument(
-        "folder", type=Path, help="a .csv, .tsv or .jsonl table, or recordings with a .txt beside each"
-    )
-    folder.add_argument("--characters", default=ENGLISH, help=f"the alphabet (default {ENGLISH!r})")
-    digits = sources.add_parser("digits", help="spoken digits that ship with asr")
-    for name, command in (("librispeech", librispeech), ("folder", folder), ("digits", digits)):
-        command.set_defaults(command=prepare)
-        command.add_argument(
-            "--out", type=Path, default=Path("data", name), help=f"where to write (data/{name})"
-        )
-        command.add_argument(
-            "--jobs", type=positive, default=os.cpu_count() or 1, help="processes (all cores)"
-        )
-        command.add_argument(
-            "--speeds",
-            type=float,
-            nargs="+",
-            default=[],
-            metavar="X",
-            help="add training copies at these speeds",
-        )
 
 
 if __name__ == "__main__":

@@ -6,8 +6,12 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from asr.errors import AsrError
+
+if TYPE_CHECKING:  # slow to import
+    from rich.progress import Progress, ProgressColumn
 
 
 def open_output(encoding: str | None = None) -> None:
@@ -63,3 +67,20 @@ def stages() -> Iterator[Callable[[str], None]]:
 
     with Console(stderr=True).status("") as status:
         yield status.update
+
+
+def progress_bar(*columns: "ProgressColumn | str") -> "Progress":
+    """Create a progress bar on stderr with `columns` after it, hidden unless stderr is a terminal.
+
+    It disappears when done. Lines printed to stderr meanwhile appear above it.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TimeRemainingColumn
+
+    console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False)
+    return Progress(
+        *("{task.description}", BarColumn(), *columns, TimeRemainingColumn()),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )

@@ -1,4 +1,4 @@
-"""Files that are either whole or absent."""
+"""Atomic writing: a file is complete or absent."""
 
 import os
 import tempfile
@@ -12,8 +12,8 @@ from typing import IO, Any
 def atomic_write(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     """Open a temporary file beside `path`; rename it to `path` if the block ends without an error.
 
-    Text is UTF-8; what it cannot hold (names with other bytes) becomes `\\udcXX`, which JSON reads back.
-    A link stays a link to the new content; a device or a pipe is written as it is.
+    Text is UTF-8. Undecodable bytes of file names become `\\udcXX`, which JSON reads back. A symbolic link is
+    kept and its target replaced; devices and pipes are written directly.
     """
     encoding, errors = (None, None) if "b" in mode else ("utf-8", "backslashreplace")
     if path.exists() and not path.is_file():

@@ -1,4 +1,4 @@
-"""Transcripts: normalisation, and the tokens that a CTC model emits."""
+"""Text normalisation and the tokens of a CTC model."""
 
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -8,7 +8,7 @@ from itertools import pairwise
 from asr.errors import TextError
 
 BLANK = 0
-"""Index of the CTC blank in every vocabulary."""
+"""Token of the CTC blank in every vocabulary."""
 
 ENGLISH = " 'ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 """LibriSpeech's alphabet."""
@@ -19,11 +19,11 @@ _APOSTROPHES = frozenset("’‘ʼ`´")  # noqa: RUF001
 
 
 def normalize(text: str, characters: str = ENGLISH) -> str:
-    """Bring free text as close to the alphabet `characters` as is safe.
+    """Normalise free text to the alphabet `characters` without guessing.
 
-    Case is folded where the alphabet has one case only, accents are stripped where the alphabet lacks
-    the accented letter, punctuation and invisible characters are dropped, dashes and white space become one
-    space. What is left outside the alphabet (digits, say) stays, so that `Tokenizer.unknown` can report it.
+    Case is folded if the alphabet has only one case. Accents are stripped if the alphabet lacks the accented
+    letter. Punctuation and invisible characters are dropped; dashes and white space become one space. Other
+    characters, such as digits, are kept for `Tokenizer.unknown` to report.
     """
     alphabet = frozenset(characters)
     if not any(c.islower() for c in characters):
@@ -49,44 +49,45 @@ def _normalize_character(character: str, alphabet: frozenset[str]) -> str:
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """Token 0 is the CTC blank, token i+1 is `units[i]`: a character of a string, or a name in a tuple.
+    """Maps text to tokens: 0 is the CTC blank, i+1 is `units[i]`.
 
-    Named units are phones, say: a text of them has spaces between, and a lexicon turns them into words.
+    Units are the characters of a string, or names in a tuple, such as phones. Names are separated by spaces
+    in text, and a lexicon turns them into words. Raises TextError if units are missing or repeated.
     """
 
     units: str | tuple[str, ...] = ENGLISH
 
     def __post_init__(self) -> None:
         if not self.units or len(set(self.units)) != len(self.units):
-            raise TextError(f"vocabulary {self.units!r}: characters must be present and distinct")
+            raise TextError(f"vocabulary {self.units!r}: units must be non-empty and distinct")
         if not isinstance(self.units, str) and any(unit.split() != [unit] for unit in self.units):
-            raise TextError(f"vocabulary {self.units!r}: names must not be empty or hold white space")
+            raise TextError(f"vocabulary {self.units!r}: names must be non-empty, without white space")
 
     @property
     def size(self) -> int:
-        """Number of tokens, the blank included."""
+        """Number of tokens, including the blank."""
         return len(self.units) + 1
 
     @property
     def separator(self) -> int | None:
-        """The token between words; None where the units have none, as phones."""
+        """Token between words, or None if the units (phones) have none."""
         return self.units.index(" ") + 1 if " " in self.units else None
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of `text`. Raises TextError that names the units outside the vocabulary."""
+        """Encode `text` as tokens. Raises TextError with the units outside the vocabulary."""
         if outside := self.unknown(text):
             raise TextError(f"characters outside the vocabulary: {outside!r} in {text[:60]!r}")
         return [self.units.index(unit) + 1 for unit in self._split(text)]
 
     def decode(self, tokens: Iterable[int]) -> str:
-        """Text of `tokens`. Raises ValueError on the blank, and on what is no token at all."""
+        """Decode tokens to text. Raises ValueError on the blank and on values out of range."""
         tokens = list(tokens)
         if not all(BLANK < token < self.size for token in tokens):
             raise ValueError(f"tokens {tokens}: expected 1 to {self.size - 1}")
         return ("" if isinstance(self.units, str) else " ").join(self.units[token - 1] for token in tokens)
 
     def unknown(self, text: str) -> str:
-        """The distinct units of `text` that no token stands for, sorted."""
+        """Return the distinct units of `text` outside the vocabulary, sorted."""
         outside = sorted(set(self._split(text)) - set(self.units))
         return ("" if isinstance(self.units, str) else " ").join(outside)
 
@@ -95,5 +96,5 @@ class Tokenizer:
 
 
 def ctc_frames_needed(tokens: list[int]) -> int:
-    """Least number of frames in which CTC can emit `tokens`: one each, and a blank between repeats."""
+    """Return the minimum frames for CTC to emit `tokens`: one each, plus a blank between repeats."""
     return len(tokens) + sum(a == b for a, b in pairwise(tokens))

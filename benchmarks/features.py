@@ -143,17 +143,18 @@ def interleaved(candidates: dict[str, Callable[[], object]], seconds: float) -> 
 
 def prepare(utterances: "Sequence[Utterance]", store: Path) -> None:
     """What `asr prepare` does with recordings: plan, decode, extract, write, index."""
-    from asr.features import extraction
+    from asr.features.store import build, write_index, write_meta
+    from asr.prepare import plan
 
-    for _ in extraction.build(store, extraction.plan(utterances)):
+    for _ in build(store, plan(utterances)):
         pass
-    extraction.write_meta(store, extraction.write_index(store))
+    write_meta(store, write_index(store))
 
 
 def ours(waveforms: "Sequence[np.ndarray]") -> Callable[[], object]:
     """Our LogMel, one recording at a time."""
-    from asr.features.extraction import extract
     from asr.features.logmel import LogMel
+    from asr.features.store import extract
 
     log_mel = LogMel()
     return lambda: [extract(w, log_mel) for w in waveforms]

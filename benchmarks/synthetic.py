@@ -7,9 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from asr import manifest
-from asr.features.extraction import Summary, write_meta
 from asr.features.logmel import LogMelConfig
-from asr.features.store import Entry, shard_path
+from asr.features.store import Entry, Summary, shard_path, write_meta
 
 # Of train-clean-5, a part of train-clean-100, in steps of 5 %: seconds.
 QUANTILES = (

@@ -1,4 +1,4 @@
-"""Small corpora for the tests of preparation, made of noise."""
+"""Small corpora of noise."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,14 +10,14 @@ from asr.manifest import Utterance
 
 
 def noise(seconds: float, seed: int, rate: int = 16_000) -> np.ndarray:
-    """Noise that swells four times a second, as speech does."""
+    """Generate noise modulated at 4 Hz, like speech."""
     samples = int(seconds * rate)
     swell = 0.5 - 0.5 * np.cos(2 * np.pi * 4 * np.arange(samples) / rate)
     return (0.3 * swell * np.random.default_rng(seed).uniform(-1, 1, samples)).astype(np.float32)
 
 
 def record(path: Path, seconds: float, seed: int = 0, rate: int = 16_000) -> Path:
-    """Write noise in the format of the suffix."""
+    """Write noise in the format given by the suffix."""
     path.parent.mkdir(parents=True, exist_ok=True)
     kinds = {".opus": ("OGG", "OPUS"), ".aif": ("AIFF", "PCM_16")}
     kind, subtype = kinds.get(path.suffix, (None, None))
@@ -26,13 +26,13 @@ def record(path: Path, seconds: float, seed: int = 0, rate: int = 16_000) -> Pat
 
 
 def utterances(folder: Path, count: int, seconds: float = 1.0, text: str = "SO IT IS") -> list[Utterance]:
-    """Recordings u00.flac, u01.flac and so on."""
+    """Record u00.flac, u01.flac and so on."""
     paths = [record(folder / f"u{i:02}.flac", seconds, i) for i in range(count)]
     return [Utterance(path.stem, path, seconds, text, "someone") for path in paths]
 
 
 def librispeech(folder: Path, texts: Mapping[str, str], seconds: float = 1.0) -> Path:
-    """A subset in LibriSpeech's layout, an utterance for each id; returns its folder."""
+    """Write a subset in LibriSpeech's layout, one utterance per id; return its folder."""
     for number, (name, text) in enumerate(texts.items()):
         speaker, chapter, _ = name.split("-")
         path = record(folder / speaker / chapter / f"{name}.flac", seconds, number)
@@ -42,10 +42,10 @@ def librispeech(folder: Path, texts: Mapping[str, str], seconds: float = 1.0) ->
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Name -> bytes of all files in a folder."""
+    """Return name -> bytes of all files in a folder."""
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 
 def times(folder: Path) -> dict[str, int]:
-    """Name -> time of change of all files in a folder."""
+    """Return name -> modification time of all files in a folder."""
     return {path.name: path.stat().st_mtime_ns for path in folder.iterdir() if path.is_file()}

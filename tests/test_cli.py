@@ -256,8 +256,8 @@ def test_evaluate_goes_on_after_a_bad_file(standin_bundle: Path, corpus: Path, c
     ("name", "content", "complaint"),
     [
         ("none.jsonl", None, ": cannot read the manifest (No such file or directory)"),
-        ("a.jsonl", "\n", ": the manifest holds no utterance"),
-        ("a.jsonl", "\n[]\n", ":2: expected a JSON object a line"),
+        ("a.jsonl", "\n", ": empty manifest"),
+        ("a.jsonl", "\n[]\n", ":2: expected one JSON object per line"),
     ],
 )
 def test_evaluate_on_a_bad_manifest(

@@ -26,19 +26,12 @@ def message(path: Path) -> str:
 
 
 def test_all_keys(tmp_path: Path) -> None:
-    row = {
-        "id": "u1",
-        "audio_filepath": "wav/a.wav",
-        "duration": 2,
-        "text": "ÉCOUTE",
-        "speaker": "s1",
-        "lang": "fr",
-    }
-    path = write(tmp_path / "m.jsonl", json.dumps(row))
+    row = {"audio_filepath": "wav/a.wav", "duration": 2, "text": "ÉCOUTE", "speaker": "s1", "lang": "fr"}
+    path = write(tmp_path / "m.jsonl", json.dumps({"id": "u1", **row}))
     assert manifest.read(path) == [Utterance("u1", tmp_path / "wav" / "a.wav", 2.0, "ÉCOUTE", "s1")]
 
 
-def test_nemo_manifests_have_neither_id_nor_speaker(tmp_path: Path) -> None:
+def test_nemo_manifest_without_ids_and_speakers(tmp_path: Path) -> None:
     path = write(
         tmp_path / "m.json",
         '{"audio_filepath": "/data/s1/01.wav", "duration": 2.5, "text": "ONE"}',
@@ -79,67 +72,59 @@ def test_separators_within_a_text_do_not_end_a_line(tmp_path: Path, separator: s
         ("ONE TWO", "not JSON (Expecting value, column 1)"),
         (GOOD[:-1], f"not JSON (Expecting ',' delimiter, column {len(GOOD)})"),
         (GOOD + GOOD, f"not JSON (Extra data, column {len(GOOD) + 1})"),
-        ('["a.wav", 1.5, "ONE"]', "expected a JSON object a line"),
-        ("null", "expected a JSON object a line"),
+        ('["a.wav", 1.5, "ONE"]', "expected one JSON object per line"),
+        ("null", "expected one JSON object per line"),
         ('{"duration": 1.5, "text": "ONE"}', "the key 'audio_filepath' is missing"),
         ('{"audio_filepath": "a.wav", "text": "ONE"}', "the key 'duration' is missing"),
         ('{"audio_filepath": "a.wav", "duration": 1.5}', "the key 'text' is missing"),
         (GOOD.replace('"ONE"', "1"), "text and audio_filepath must be strings"),
         (GOOD.replace('"ONE"', "null"), "text and audio_filepath must be strings"),
         (GOOD.replace('"a.wav"', '["a.wav"]'), "text and audio_filepath must be strings"),
-        (GOOD.replace("a.wav", ""), "the audio_filepath is empty"),
-        (GOOD.replace("1.5", "-1.5"), "duration -1.5 is not a length in seconds"),
-        (GOOD.replace("1.5", "NaN"), "duration nan is not a length in seconds"),
-        (GOOD.replace("1.5", "1e999"), "duration inf is not a length in seconds"),
-        (GOOD.replace("1.5", "null"), "duration None is not a length in seconds"),
-        (GOOD.replace("1.5", "true"), "duration True is not a length in seconds"),
-        (GOOD.replace("1.5", '"long"'), "duration 'long' is not a length in seconds"),
-        (GOOD.replace("1.5", "[1]"), "duration [1] is not a length in seconds"),
-        (
-            GOOD.replace("1.5", '1.5, "offset": 12.5'),
-            "an offset into a longer recording is not supported; cut the recording first",
-        ),
+        (GOOD.replace("a.wav", ""), "audio_filepath is empty"),
+        (GOOD.replace("1.5", "-1.5"), "duration -1.5 is not a number of seconds"),
+        (GOOD.replace("1.5", "NaN"), "duration nan is not a number of seconds"),
+        (GOOD.replace("1.5", "1e999"), "duration inf is not a number of seconds"),
+        (GOOD.replace("1.5", "null"), "duration None is not a number of seconds"),
+        (GOOD.replace("1.5", "true"), "duration True is not a number of seconds"),
+        (GOOD.replace("1.5", '"long"'), "duration 'long' is not a number of seconds"),
+        (GOOD.replace("1.5", "1" * 400), ""),
+        ("[" * 100_000, ""),
+        (GOOD.replace("1.5", "[1]"), "duration [1] is not a number of seconds"),
+        (GOOD.replace("1.5", '1.5, "offset": 12.5'), "offset into a longer recording is not supported"),
     ],
 )
 def test_broken_lines(tmp_path: Path, line: str, reason: str) -> None:
     path = write(tmp_path / "m.jsonl", GOOD.replace('"a"', '"first"'), "", line)
-    assert message(path) == f"{path}:3: {reason}"
+    assert message(path).startswith(f"{path}:3: {reason}")
 
 
-@pytest.mark.parametrize("line", [GOOD.replace("1.5", "1" * 400), "[" * 100_000])
-def test_lines_beyond_all_measure(tmp_path: Path, line: str) -> None:
-    path = write(tmp_path / "m.jsonl", line)
-    assert message(path).startswith(f"{path}:1: ")
+NO_ID = '{"audio_filepath": "a.wav", "duration": 1, "text": "ONE"}'
 
 
-def test_an_id_that_stands_twice(tmp_path: Path) -> None:
-    path = write(tmp_path / "m.jsonl", GOOD, "", GOOD.replace("a.wav", "b.wav"))
-    assert message(path) == f"{path}:3: the id 'a' stands twice; ids must be unique"
-
-
-def test_a_recording_that_stands_twice_without_id(tmp_path: Path) -> None:
-    path = write(tmp_path / "m.jsonl", *2 * ['{"audio_filepath": "a.wav", "duration": 1, "text": "ONE"}'])
-    assert message(path) == f"{path}:2: the id 'a' stands twice; ids must be unique"
+@pytest.mark.parametrize("lines", [(GOOD, "", GOOD.replace("a.wav", "b.wav")), (NO_ID, "", NO_ID)])
+def test_duplicate_id(tmp_path: Path, lines: tuple[str, ...]) -> None:
+    path = write(tmp_path / "m.jsonl", *lines)
+    assert message(path) == f"{path}:3: duplicate id 'a'"
 
 
 @pytest.mark.parametrize("content", ["", "\n \n"])
 def test_no_utterance(tmp_path: Path, content: str) -> None:
     path = write(tmp_path / "m.jsonl", content)
-    assert message(path) == f"{path}: the manifest holds no utterance"
+    assert message(path) == f"{path}: empty manifest"
 
 
-def test_manifests_that_cannot_be_read(tmp_path: Path) -> None:
+def test_unreadable_manifests(tmp_path: Path) -> None:
     path = tmp_path / "none.jsonl"
-    assert message(path) == f"{path}: cannot read the manifest (No such file or directory)"
-    assert message(tmp_path) == f"{tmp_path}: cannot read the manifest (Is a directory)"
+    assert message(path).startswith(f"{path}: cannot read the manifest (No such file")
+    assert message(tmp_path).startswith(f"{tmp_path}: cannot read the manifest (Is a directory")
     path = tmp_path / "latin.jsonl"
     path.write_bytes(GOOD.encode() + b"\n" + GOOD.replace("ONE", "ÉTÉ").encode("latin-1"))
     where = len(GOOD) + 1 + GOOD.index("ONE")
-    assert message(path) == f"{path}: the manifest is not UTF-8 (byte {where})"
+    assert message(path) == f"{path}: not UTF-8 (byte {where})"
 
 
 texts = st.text(st.characters(exclude_characters="\0")) | st.binary().map(
-    lambda name: os.fsdecode(name.replace(b"\0", b""))  # as the names of files are read
+    lambda name: os.fsdecode(name.replace(b"\0", b""))  # as file names are read
 )
 paths = st.lists(texts.filter(lambda t: t not in ("", ".", "..") and "/" not in t), min_size=1, max_size=3)
 seconds = st.floats(0, 1e9)
@@ -164,9 +149,8 @@ def test_round_trip(tmp_path_factory: pytest.TempPathFactory, expected: list[Utt
 def test_relative_paths_move_with_the_manifest(tmp_path: Path) -> None:
     for folder in ("here", "there"):
         manifest.write(tmp_path / folder / "m.jsonl", [Utterance("a", Path("wav/a.wav"), 1.0, "ONE")])
-        assert (
-            manifest.read(tmp_path / folder / "m.jsonl")[0].audio_filepath == tmp_path / folder / "wav/a.wav"
-        )
+        (utterance,) = manifest.read(tmp_path / folder / "m.jsonl")
+        assert utterance.audio_filepath == tmp_path / folder / "wav/a.wav"
 
 
 def test_paths_that_are_not_utf8(tmp_path: Path) -> None:
@@ -176,7 +160,7 @@ def test_paths_that_are_not_utf8(tmp_path: Path) -> None:
     assert rb"/caf\udce9.wav" in (tmp_path / "m.jsonl").read_bytes()
 
 
-def test_a_manifest_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+def test_manifest_is_written_completely_or_not_at_all(tmp_path: Path) -> None:
     def some() -> Iterator[Utterance]:
         yield Utterance("a", Path("a.wav"), 1.0, "ONE")
         raise OSError("disk gone")

@@ -1,15 +1,14 @@
-"""Make the digits corpus that ships with the package: asr/data_prep/digits/digits.tar.gz.
+"""Synthesise the digits corpus included in the package: data_prep/data/digits.tar.gz.
 
     python recipes/digits/make_corpus.py
 
-Needs the Debian packages espeak-ng, flite and opus-tools beside what `.[train]` installs. Versions used:
-espeak-ng 1.51, flite 2.2, opus-tools 0.2 with libopus 1.3.1. With the same versions the archive comes out
-the same byte for byte; other versions of the synthesisers speak a little differently.
+Needs the Debian packages espeak-ng, flite and opus-tools in addition to `.[train]`. With the versions used
+(espeak-ng 1.51, flite 2.2, opus-tools 0.2 with libopus 1.3.1) the archive is reproduced byte for byte.
 
-Utterances are strings of one to seven random digits, 16 kHz mono, Opus. A speaker is one voice with its
-own accent and pitch (espeak-ng) or vocal tract length (flite). Voices that share their formants, and so
-sound alike, stand in the same part, so that nothing of a test voice is heard in training. Whispering,
-echoing and robotic variants of espeak-ng are left out.
+Utterances are strings of one to seven random digits, 16 kHz mono, Opus. A speaker is one voice with its own
+accent and pitch (espeak-ng) or vocal tract length (flite). Voices that share formants, and so sound alike,
+are in the same part, so that no test voice occurs in training. Whispering, echoing and robotic variants of
+espeak-ng are left out.
 """
 
 import gzip
@@ -31,7 +30,7 @@ from joblib import Parallel, delayed
 from asr.audio import SAMPLE_RATE
 from asr.files import atomic_write
 
-ARCHIVE = Path(__file__).parents[2] / "asr" / "data_prep" / "digits" / "digits.tar.gz"
+ARCHIVE = Path(__file__).parents[2] / "data_prep" / "data" / "digits.tar.gz"
 SEED = 20
 
 DIGITS = ("ZERO", "ONE", "TWO", "THREE", "FOUR", "FIVE", "SIX", "SEVEN", "EIGHT", "NINE")
@@ -47,25 +46,25 @@ ACCENTS = (
     "en-029",
     "en-gb-x-gbcwmd",
 )
-# These variants cut their vowels short; they are slowed down to the pace of the others.
+# Variants with short vowels, slowed down to the pace of the others.
 HASTY = {"Andrea", "anika", "antonio", "pedro"}
-# Below 9 kbit/s Opus drops what lies above 4 kHz. Long frames save bytes of the container.
+# Below 9 kbit/s Opus drops everything above 4 kHz. Long frames reduce container overhead.
 OPUS = ("opusenc", "--quiet", "--speech", "--bitrate", "10", "--framesize", "60", "--padding", "0")
 
 
 @dataclass(frozen=True)
 class Part:
-    """Voices of one part: variants of espeak-ng ("" is the plain voice) and voices of flite."""
+    """Voices of one part: espeak-ng variants ("" is the default voice) and flite voices."""
 
     name: str
     variants: str
     flite: str
     takes: int
-    """Speakers made of a variant."""
+    """Speakers per variant."""
     sizes: tuple[float, ...]
-    """Vocal tract lengths, relative to the voice's own; one speaker each for a voice of flite."""
+    """Relative vocal tract lengths; one speaker each per flite voice."""
     utterances: int
-    """Utterances a speaker."""
+    """Utterances per speaker."""
 
 
 PARTS = (
@@ -92,7 +91,7 @@ PARTS = (
 
 @dataclass(frozen=True)
 class Speaker:
-    """A voice as the synthesiser is to be called: espeak-ng by accent and pitch, flite by size."""
+    """Synthesiser settings: espeak-ng if `size` is None, else flite."""
 
     name: str
     part: Part
@@ -104,7 +103,7 @@ class Speaker:
 
 @dataclass(frozen=True)
 class Recording:
-    """What goes into the archive for one utterance."""
+    """One utterance of the archive."""
 
     id: str
     speaker: Speaker
@@ -122,7 +121,7 @@ def main() -> None:
 
 
 def speakers(part: Part) -> Iterator[Speaker]:
-    """The speakers of a part; accents go round, so that each is heard about as often."""
+    """Yield the speakers of a part, with accents in rotation."""
     chance = random.Random(f"{SEED} {part.name}")
     accents = chance.sample(ACCENTS, len(ACCENTS))
     for take in range(part.takes):
@@ -138,7 +137,7 @@ def speakers(part: Part) -> Iterator[Speaker]:
 
 
 def record(speaker: Speaker, number: int) -> Recording:
-    """Invent a text, have it spoken, and encode it; all chance comes from SEED, speaker and number."""
+    """Draw a text, synthesise and encode it; seeded by SEED, speaker and number."""
     utterance_id = f"{speaker.name}-{number:02d}"
     chance = random.Random(f"{SEED} {utterance_id}")
     digits = chance.choices(DIGITS, k=chance.randint(1, MOST_DIGITS))
@@ -146,21 +145,21 @@ def record(speaker: Speaker, number: int) -> Recording:
         wav = Path(folder) / "speech.wav"
         speak(speaker, phrase(digits, chance).lower(), wav, chance)
         speech, rate = soundfile.read(wav, dtype="float32")
-        # Played faster, a vocal tract sounds shorter; `speak` has made up for the pace.
+        # Faster playback shortens the vocal tract; `speak` compensates for the pace.
         speech = soxr.resample(speech, rate / (speaker.size or 1.0), SAMPLE_RATE)
         samples = finish(trim(speech), chance)
         return Recording(utterance_id, speaker, " ".join(digits), encode(samples, utterance_id, Path(folder)))
 
 
 def phrase(digits: list[str], chance: random.Random) -> str:
-    """The digits as one run, or with a comma (a short pause) here and there."""
+    """Join the digits, some with a comma (a short pause)."""
     commas = chance.choice((0.0, 0.0, 0.3))
     words = [digit + ("," if chance.random() < commas else "") for digit in digits]
     return " ".join(words).rstrip(",")
 
 
 def speak(speaker: Speaker, text: str, wav: Path, chance: random.Random) -> None:
-    """Synthesise `text` into `wav`, at a speed that differs from utterance to utterance."""
+    """Synthesise `text` into `wav` at a random speed."""
     if speaker.size is None:
         words_per_minute = round(chance.randint(140, 185) * speaker.tempo)
         command = f"espeak-ng -v {speaker.voice} -p {speaker.pitch} -s {words_per_minute} -w".split()
@@ -172,7 +171,7 @@ def speak(speaker: Speaker, text: str, wav: Path, chance: random.Random) -> None
 
 
 def trim(speech: np.ndarray) -> np.ndarray:
-    """`speech` without the frames of 10 ms at its ends that lie 45 dB below the loudest."""
+    """Trim 10 ms frames 45 dB below the loudest from both ends."""
     frame = SAMPLE_RATE // 100
     energy = np.square(speech[: len(speech) // frame * frame].reshape(-1, frame)).mean(axis=1)
     loud = np.flatnonzero(energy > energy.max() * 10**-4.5)
@@ -180,7 +179,7 @@ def trim(speech: np.ndarray) -> np.ndarray:
 
 
 def finish(speech: np.ndarray, chance: random.Random) -> np.ndarray:
-    """Set the level (peak at -12 to -2 dB), add short pauses at both ends and a faint noise."""
+    """Set the peak to -12 to -2 dB and add short pauses at both ends and faint noise."""
     before, after = (int(chance.uniform(0.1, 0.22) * SAMPLE_RATE) for _ in range(2))
     speech = speech / np.abs(speech).max() * 10 ** (chance.uniform(-12, -2) / 20)
     generator = np.random.default_rng(chance.getrandbits(64))
@@ -192,7 +191,7 @@ def finish(speech: np.ndarray, chance: random.Random) -> np.ndarray:
 
 
 def encode(samples: np.ndarray, utterance_id: str, folder: Path) -> bytes:
-    """Opus in an Ogg stream whose serial number follows from the id, for it is random otherwise."""
+    """Encode as Opus in an Ogg stream; the serial number, random by default, is derived from the id."""
     soundfile.write(folder / "finished.wav", samples, SAMPLE_RATE)
     serial = zlib.crc32(utterance_id.encode()) & 0x7FFFFFFF
     files = [str(folder / "finished.wav"), str(folder / "finished.opus")]
@@ -201,7 +200,7 @@ def encode(samples: np.ndarray, utterance_id: str, folder: Path) -> bytes:
 
 
 def write_archive(path: Path, recordings: list[Recording]) -> None:
-    """A tar of <part>/<speaker>/<id>.opus and <part>/transcripts.tsv; gzip shrinks the tar's headers."""
+    """Write a tar.gz of <part>/<speaker>/<id>.opus and <part>/transcripts.tsv."""
     with (
         atomic_write(path, "wb") as file,
         gzip.GzipFile("", "wb", fileobj=file, mtime=0) as packed,
@@ -217,7 +216,7 @@ def write_archive(path: Path, recordings: list[Recording]) -> None:
 
 
 def add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
-    """Add a file; TarInfo's defaults leave out time and owner, so that the archive is reproducible."""
+    """Add a file. TarInfo's defaults for time and owner make the archive reproducible."""
     member = tarfile.TarInfo(name)
     member.size = len(content)
     archive.addfile(member, io.BytesIO(content))

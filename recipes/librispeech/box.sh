@@ -13,14 +13,14 @@ lm=$out/lm-$entropy.bin tuned=$out/tuned-$entropy
 mkdir -p "$out"
 
 # Nothing of the development set may be in what the model is made of.
-[ -e "$out/text.txt" ] || python -m recipes.librispeech.held_out \
-    --held-out "$dev" --train "$train" --text "$text" --write "$out/text.txt"
+[ -e "$out/text.txt" ] || asr prepare lm-text \
+    --held-out "$dev" --train "$train" --text "$text" --out "$out/text.txt"
 
 # The lexicon of training spells all words of both sets, that of the box those of the language model alone.
-[ -e "$out/train-lexicon.txt" ] || asr lexicon --words "$train" "$dev" --out "$out/train-lexicon.txt"
+[ -e "$out/train-lexicon.txt" ] || asr prepare lexicon --words "$train" "$dev" --out "$out/train-lexicon.txt"
 [ -e "$out/full.bin" ] || asr lm train "$out/text.txt" --order 4 --prune 0 0 1 2 --vocab 100000 --out "$out/full.bin"
 [ -e "$lm" ] || asr lm pack "$out/full.bin" --entropy "$entropy" --out "$lm"
-[ -e "$out/lexicon.txt" ] || asr lexicon --words "$lm" --out "$out/lexicon.txt"
+[ -e "$out/lexicon.txt" ] || asr prepare lexicon --words "$lm" --out "$out/lexicon.txt"
 
 # Frame by frame (CTC), then for whole sequences (CTC-CRF).
 train_part() {  # NAME RECIPE [FLAGS]

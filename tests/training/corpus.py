@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from asr.data_prep.common import prepare_part
 from asr.manifest import Utterance
+from asr.prepare import prepare_part
 
 WORDS = ("BE", "SO", "IT", "NO")
 _LETTERS = sorted(set("".join(WORDS)))

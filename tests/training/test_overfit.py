@@ -8,12 +8,12 @@ import numpy as np
 import soundfile
 import torch
 
-from asr.data_prep.digits import unpack_audio
 from asr.decoding.greedy import greedy
 from asr.features.logmel import LogMel
 from asr.text import Tokenizer
 from asr.training.data import Batch
 from asr.training.module import CTCModule
+from data_prep.digits import unpack_audio
 
 Recordings = list[tuple[np.ndarray, str]]
 

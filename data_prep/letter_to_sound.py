@@ -1,4 +1,4 @@
-"""Letter to sound: how a word that the dictionary lacks is probably spoken. Not used at run time."""
+"""Letter to sound: guess the pronunciation of a word missing from the dictionary. Not used at run time."""
 
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -9,19 +9,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from asr.data_prep.lexicon import LETTERS, Dictionary, Spelling, is_possessive
 from asr.errors import PrepareError
 from asr.text import BLANK, ctc_frames_needed
+from data_prep.lexicon import LETTERS, Dictionary, Pronunciation, is_possessive
 
 Progress = Callable[[str], None]
 
-_SLOTS = 2
-"""CTC frames a letter: X is K S, and the U of USE is Y UW."""
+_FRAMES = 2
+"""CTC frames per letter: X is K S, and the U of USE is Y UW."""
 
 
 @dataclass(frozen=True)
 class LetterToSoundOptions:
-    """Size and training of the network. `batch` words of one length make a step."""
+    """Size and training of the network; `batch` words of equal length per step."""
 
     hidden: int = 192
     layers: int = 2
@@ -33,9 +33,9 @@ class LetterToSoundOptions:
 
 
 class LetterToSound(nn.Module):
-    """Bidirectional GRUs over letters, and two CTC frames a letter: `int64[B, T]` -> `[B, 2 T, 1 + phones]`.
+    """Bidirectional GRU with two CTC frames per letter: `int64[B, T]` -> `float32[B, 2 T, 1 + phones]`.
 
-    All words of a batch have the same length, so there is no padding to take care of.
+    Returns log-probabilities. Words of a batch have equal length, so there is no padding.
     """
 
     def __init__(self, phones: Sequence[str], options: LetterToSoundOptions) -> None:
@@ -47,7 +47,7 @@ class LetterToSound(nn.Module):
             size // 2, size, options.layers, batch_first=True, bidirectional=True, dropout=options.dropout
         )
         self.dropout = nn.Dropout(options.dropout)
-        self.head = nn.Linear(2 * size, _SLOTS * (1 + len(phones)))
+        self.head = nn.Linear(2 * size, _FRAMES * (1 + len(phones)))
 
     def forward(self, letters: Tensor) -> Tensor:
         hidden, _ = self.layers(self.embedding(letters))
@@ -55,18 +55,18 @@ class LetterToSound(nn.Module):
         return logits.reshape(len(letters), -1, 1 + len(self.phones)).log_softmax(-1)
 
     @torch.inference_mode()
-    def spell(self, words: Sequence[str]) -> list[Spelling]:
-        """The phones of each word, at least one. Words are made of LETTERS, and none is empty."""
+    def pronounce(self, words: Sequence[str]) -> list[Pronunciation]:
+        """Return the phones of each word, at least one. Words are non-empty and consist of LETTERS."""
         self.eval()
-        spellings: dict[str, Spelling] = {}
+        pronunciations: dict[str, Pronunciation] = {}
         for batch in _batches(words, 1024):
             log_probs = self(_encode(batch))
             paths = log_probs.argmax(-1).tolist()
-            likeliest = (log_probs[:, :, BLANK + 1 :].amax(1).argmax(-1) + 1).tolist()
-            for word, path, phone in zip(batch, paths, likeliest, strict=True):
+            best = (log_probs[:, :, BLANK + 1 :].amax(1).argmax(-1) + 1).tolist()
+            for word, path, phone in zip(batch, paths, best, strict=True):
                 tokens = [token for token, _ in groupby(path) if token != BLANK] or [phone]
-                spellings[word] = tuple(self.phones[token - 1] for token in tokens)
-        return [spellings[word] for word in words]
+                pronunciations[word] = tuple(self.phones[token - 1] for token in tokens)
+        return [pronunciations[word] for word in words]
 
 
 def train(
@@ -74,22 +74,18 @@ def train(
     options: LetterToSoundOptions | None = None,
     progress: Progress = lambda stage: None,
 ) -> LetterToSound:
-    """Learn the first spelling of each word that is no possessive (these have a rule).
+    """Train on the first pronunciation of each word; possessives are skipped, as they have a rule.
 
-    A word with more phones than its letters have room for (AAA as TRIPLE A) is passed over. The same seed on
-    the same machine gives the same network. Raises PrepareError if no word is left.
+    Words with more phones than frames (AAA, spoken "triple A") are skipped. The same seed on the same machine
+    gives the same network. Raises PrepareError if no word is left.
     """
     options = options or LetterToSoundOptions()
     phones = sorted({phone for ways in dictionary.values() for way in ways for phone in way})
     ids = {phone: index for index, phone in enumerate(phones, start=1)}
-    targets = {
-        word: [ids[phone] for phone in ways[0]]
-        for word, ways in dictionary.items()
-        if not is_possessive(word)
-    }
-    words = [word for word in targets if ctc_frames_needed(targets[word]) <= _SLOTS * len(word)]
+    targets = {w: [ids[p] for p in ways[0]] for w, ways in dictionary.items() if not is_possessive(w)}
+    words = [word for word in targets if ctc_frames_needed(targets[word]) <= _FRAMES * len(word)]
     if not words:
-        raise PrepareError("the dictionary has no word to learn letter to sound from; use a larger one")
+        raise PrepareError("the dictionary has no word to train letter to sound on; use a larger one")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
         model = LetterToSound(phones, options)
@@ -109,7 +105,7 @@ def _fit(
     optimizer = torch.optim.AdamW(model.parameters(), options.learning_rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, options.learning_rate, total_steps=steps)
     cpu = torch.cpu.get_capabilities()
-    native = bool(cpu.get("avx512_bf16") or cpu.get("amx_bf16"))  # elsewhere bfloat16 is slower, not faster
+    native = bool(cpu.get("avx512_bf16") or cpu.get("amx_bf16"))  # bfloat16 is slow on other CPUs
     for epoch in range(options.epochs):
         progress(f"letter to sound: epoch {epoch + 1} of {options.epochs}")
         shuffler.shuffle(words)
@@ -134,7 +130,7 @@ def _ctc_loss(log_probs: Tensor, targets: list[list[int]]) -> Tensor:
 
 
 def _batches(words: Iterable[str], size: int) -> Iterator[list[str]]:
-    """Words of one length at a time, at most `size` of them, in the order they come."""
+    """Yield batches of up to `size` words of equal length, in order."""
     by_length: dict[int, list[str]] = {}
     for word in words:
         by_length.setdefault(len(word), []).append(word)
@@ -143,5 +139,5 @@ def _batches(words: Iterable[str], size: int) -> Iterator[list[str]]:
 
 
 def _encode(words: Sequence[str]) -> Tensor:
-    """`int64[B, T]`."""
+    """Encode words of equal length as `int64[B, T]`."""
     return torch.tensor([[LETTERS.index(letter) for letter in word] for word in words])

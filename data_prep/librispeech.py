@@ -1,32 +1,28 @@
 """LibriSpeech (openslr.org/12) and Mini LibriSpeech (openslr.org/31)."""
 
+import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from rich.console import Console
-
-from asr.data_prep import download
-from asr.data_prep.common import clear_errors, durations, prepare_part
-from asr.data_prep.screen import open_console
 from asr.errors import AudioError, PrepareError
-from asr.features.extraction import Problem
 from asr.manifest import Utterance
+from asr.prepare import PrepareOptions, Problem, durations, explain_write_errors, prepare_part
+from data_prep import download
 
 URL = "https://www.openslr.org/resources"
 
 
 @dataclass(frozen=True)
 class Subset:
-    """An official archive: its resource number at openslr.org, its checksum, its size in GB."""
+    """An official archive: resource number at openslr.org, checksum, size in GB."""
 
     resource: int
     checksum: str
     gigabytes: float
 
 
-# openslr.org publishes MD5 sums (md5sum.txt beside the archives). The SHA-256 sums of resource 12 are those
-# of torchaudio 2.11 (torchaudio/datasets/librispeech.py); for resource 31 there are only the MD5 sums.
+# SHA-256 from torchaudio 2.11 (torchaudio/datasets/librispeech.py), MD5 from openslr.org (md5sum.txt).
 SUBSETS = {
     "dev-clean": Subset(12, "sha256:76f87d090650617fca0cac8f88b9416e0ebf80350acb97b343a85fa903728ab3", 0.34),
     "dev-other": Subset(12, "sha256:12661c48e8c3fe1de2c1caa4c3e135193bfb1811584f11f569dd12645aa84365", 0.31),
@@ -46,60 +42,66 @@ SUBSETS = {
 }
 
 
-def prepare(
-    subsets: Sequence[str],
-    corpus: Path | None,
-    out: Path,
-    url: str | None = None,
-    speeds: Sequence[float] = (),
-    jobs: int = 1,
-) -> list[Problem]:
+@dataclass(frozen=True, kw_only=True)
+class Options(PrepareOptions):
+    """Options of `asr prepare librispeech`. `speeds` does not apply to dev and test subsets."""
+
+    out: Path = field(default=Path("data/librispeech"), metadata={"help": "output folder (data/librispeech)"})
+    subset: tuple[str, ...] = field(
+        default=(),
+        metadata={"help": "train-clean-100, ... (with --corpus: all it contains)", "metavar": "NAME"},
+    )
+    corpus: Path | None = field(default=None, metadata={"help": "local LibriSpeech tree, no download"})
+    url: str = field(default=URL, metadata={"help": f"a mirror of {URL}"})
+
+
+def prepare(options: Options) -> list[Problem]:
     """Prepare each subset in `out`/<subset>; return all problems.
 
-    With `corpus`, its subsets are used (all that are found, where none is named); without, the named ones
-    are downloaded to `out`/downloads from `url` (a mirror of openslr.org/resources) or openslr.org.
-    `speeds` adds copies to all subsets but dev and test ones. A subset that fails as a whole is a problem
-    by its name. Raises PrepareError on an unknown subset.
+    Without `corpus`, archives are downloaded to `out`/downloads. A subset that fails as a whole is one
+    problem, named after it. Raises PrepareError on an unknown subset.
     """
-    console = open_console()
-    if corpus is not None:
-        folders = {folder.name: folder for folder in _find(corpus, subsets)}
+    downloads = options.out / "downloads"
+    if options.corpus is not None:
+        folders = _find(options.corpus, options.subset)
     else:
-        _check_names(subsets)
-        folders = {name: out / "downloads" / "LibriSpeech" / name for name in subsets}
+        _check_names(options.subset)
+        folders = [downloads / "LibriSpeech" / name for name in options.subset]
     problems = []
-    for name, folder in folders.items():
+    for folder in dict.fromkeys(folders):
+        name = folder.name
         try:
-            if corpus is None:
-                with clear_errors(out / "downloads"):
-                    _download(name, out / "downloads", url or URL, console)
+            if options.corpus is None:
+                with explain_write_errors(downloads):
+                    _download(name, downloads, options.url)
             utterances, faults = scan(folder)
-            copies = () if name.startswith(("dev", "test")) else speeds
-            problems += prepare_part(out / name, utterances, faults, speeds=copies, jobs=jobs)
+            speeds = () if name.startswith(("dev", "test")) else options.speeds
+            problems += prepare_part(options.out / name, utterances, faults, speeds=speeds, jobs=options.jobs)
         except PrepareError as error:
-            console.print(f"{name}: {error}")
             problems.append(Problem(name, str(error)))
+            print(problems[-1], file=sys.stderr)
     return problems
 
 
 def _check_names(subsets: Sequence[str]) -> None:
     known = ", ".join(f"{name} ({subset.gigabytes:g} GB)" for name, subset in SUBSETS.items())
     if not subsets:
-        raise PrepareError(f"no subset is named for download; choose from {known}")
+        raise PrepareError(f"no --subset to download; choose from {known}")
     for name in subsets:
         if name not in SUBSETS:
             raise PrepareError(f"unknown subset {name!r}; choose from {known}")
 
 
-def _download(name: str, downloads: Path, url: str, console: Console) -> None:
-    """Bring `downloads`/LibriSpeech/<name> about; its file `.done` says that it is complete."""
+def _download(name: str, downloads: Path, url: str) -> None:
+    """Download and unpack a subset to `downloads`/LibriSpeech/<name>; `.done` in it marks it as complete."""
     done = downloads / "LibriSpeech" / name / ".done"
     if done.exists():
         return
     archive = downloads / f"{name}.tar.gz"
-    source = f"{url.rstrip('/')}/{SUBSETS[name].resource}/{archive.name}"
-    download.fetch(source, archive, SUBSETS[name].checksum, console)
-    download.unpack(archive, downloads, console)
+    download.fetch(
+        f"{url.rstrip('/')}/{SUBSETS[name].resource}/{archive.name}", archive, SUBSETS[name].checksum
+    )
+    download.unpack(archive, downloads)
     if not done.parent.is_dir():
         raise PrepareError(f"{archive}: no folder LibriSpeech/{name} in the archive")
     done.touch()
@@ -110,24 +112,23 @@ def _find(corpus: Path, subsets: Sequence[str]) -> list[Path]:
     layout = "<subset>/<speaker>/<chapter>/*.trans.txt"
     if not root.is_dir():
         raise PrepareError(f"{corpus}: no such folder; expected a LibriSpeech tree, {layout}")
-    found = [path for path in sorted(root.iterdir()) if any(path.glob("*/*/*.trans.txt"))]
+    found = [path.name for path in sorted(root.iterdir()) if any(path.glob("*/*/*.trans.txt"))]
     if not found:
-        raise PrepareError(f"{root}: no LibriSpeech subset is there; expected {layout}")
-    names = [path.name for path in found]
+        raise PrepareError(f"{root}: no LibriSpeech subset; expected {layout}")
     for name in subsets:
-        if name not in names:
-            raise PrepareError(f"{root}: no subset {name!r} is there, only {', '.join(names)}")
-    return [root / name for name in dict.fromkeys(subsets or names)]
+        if name not in found:
+            raise PrepareError(f"{root}: no subset {name!r}, only {', '.join(found)}")
+    return [root / name for name in subsets or found]
 
 
 def scan(folder: Path) -> tuple[list[Utterance], list[Problem]]:
-    """The utterances of a subset, by id, and what is wrong with it.
+    """Find the utterances of a subset, ordered by id.
 
-    Problems are malformed lines of transcripts, transcripts without audio, audio without transcript and
-    recordings whose header cannot be read.
+    Problems: malformed transcript lines, transcripts without audio, audio without transcript, recordings
+    with unreadable headers.
     """
     recordings = {path.stem: path for path in sorted(folder.glob("*/*/*.flac"))}
-    utterances: list[Utterance] = []
+    transcribed: list[Utterance] = []
     problems: list[Problem] = []
     for transcript in sorted(folder.glob("*/*/*.trans.txt")):
         for item in _read_transcript(transcript):
@@ -136,19 +137,19 @@ def scan(folder: Path) -> tuple[list[Utterance], list[Problem]]:
             elif item.id not in recordings:
                 problems.append(Problem(item.id, f"transcript without audio: no {item.audio_filepath}"))
             else:
-                utterances.append(item)
-    transcribed = {utterance.id for utterance in utterances}
+                transcribed.append(item)
+    names = {utterance.id for utterance in transcribed}
     for name, path in recordings.items():
-        if name not in transcribed:
+        if name not in names:
             problems.append(Problem(name, f"audio without transcript: {path}"))
-    measured = []
-    lengths = durations([utterance.audio_filepath for utterance in utterances])
-    for utterance, length in zip(utterances, lengths, strict=True):
+    utterances = []
+    lengths = durations([utterance.audio_filepath for utterance in transcribed])
+    for utterance, length in zip(transcribed, lengths, strict=True):
         if isinstance(length, AudioError):
             problems.append(Problem(utterance.id, str(length)))
         else:
-            measured.append(replace(utterance, duration=length))
-    return measured, problems
+            utterances.append(replace(utterance, duration=length))
+    return utterances, problems
 
 
 def _read_transcript(path: Path) -> Iterator[Utterance | Problem]:

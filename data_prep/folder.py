@@ -1,18 +1,17 @@
-"""A user's own recordings: a table of them, or a folder with a text beside each."""
+"""Your own recordings: a table of them, or a folder with a .txt file beside each."""
 
 import csv
 import io
 import json
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from asr.data_prep.common import durations, prepare_part
 from asr.errors import AudioError, PrepareError
-from asr.features.extraction import Problem
 from asr.manifest import Utterance
+from asr.prepare import PrepareOptions, Problem, durations, prepare_part
 from asr.text import ENGLISH, normalize
 
 SUFFIXES = frozenset((".wav", ".flac", ".ogg", ".opus", ".mp3", ".aif", ".aiff", ".au"))
@@ -21,56 +20,69 @@ JSON_LINES = frozenset((".jsonl", ".json"))
 REQUIRED = ("audio_filepath", "text")
 
 Item = tuple[str, Utterance] | Problem
-"""An utterance with the name that its problems go by (line of a table or id), or a problem."""
+"""An utterance with the name for its problems (table line or id), or a problem."""
 
 
-def prepare(
-    source: Path,
-    out: Path,
-    characters: str = ENGLISH,
-    speeds: Sequence[float] = (),
-    jobs: int = 1,
-) -> list[Problem]:
-    """Prepare a table (.csv, .tsv, .jsonl) or a folder in `out`; return all problems.
+@dataclass(frozen=True, kw_only=True)
+class Options(PrepareOptions):
+    """Options of `asr prepare folder`."""
 
-    Texts are brought to the alphabet `characters` by `text.normalize`. Raises PrepareError where `source`
-    is neither, or a table lacks a column.
+    folder: Path = field(
+        metadata={
+            "help": "a .csv, .tsv or .jsonl table, or recordings with a .txt beside each",
+            "positional": True,
+        }
+    )
+    out: Path = field(default=Path("data/folder"), metadata={"help": "output folder (data/folder)"})
+    characters: str = field(default=ENGLISH, metadata={"help": f"the alphabet ({ENGLISH!r})"})
+
+
+def prepare(options: Options) -> list[Problem]:
+    """Prepare a table or folder in `out`; return all problems.
+
+    Raises PrepareError if `folder` is neither, or a table lacks a column.
     """
-    utterances, problems = scan(source, characters, leave_out=out)
-    return prepare_part(out, utterances, problems, characters=characters, speeds=speeds, jobs=jobs)
+    utterances, problems = scan(options.folder, options.characters, exclude=options.out)
+    return prepare_part(
+        options.out,
+        utterances,
+        problems,
+        characters=options.characters,
+        speeds=options.speeds,
+        jobs=options.jobs,
+    )
 
 
 def scan(
-    source: Path, characters: str = ENGLISH, leave_out: Path | None = None
+    source: Path, characters: str = ENGLISH, exclude: Path | None = None
 ) -> tuple[list[Utterance], list[Problem]]:
-    """The utterances of a table or a folder, and what is wrong with it.
+    """Find the utterances of a table or folder; texts are normalised to the alphabet `characters`.
 
-    An id that is not given is the recording's path, seen from the table or the folder, without suffix.
-    In a folder, hidden files and what lies below `leave_out` do not count.
+    An id defaults to the recording's path relative to the table or folder, without suffix. In a folder,
+    hidden files and everything below `exclude` are ignored.
     """
-    items = list(_read(source, leave_out))
+    items = list(_read(source, exclude))
+    if not items:
+        raise PrepareError(f"{source}: no recordings")
     problems = [item for item in items if isinstance(item, Problem)]
     rows = [item for item in items if not isinstance(item, Problem)]
     utterances = []
     lengths = durations([utterance.audio_filepath for _, utterance in rows])
-    for (name, utterance), length in zip(rows, lengths, strict=True):
+    for (name, u), length in zip(rows, lengths, strict=True):
         if isinstance(length, AudioError):
             problems.append(Problem(name, str(length)))
-        elif utterance.duration and not math.isclose(utterance.duration, length, rel_tol=0.05, abs_tol=0.5):
-            stated = f"the duration is given as {utterance.duration:g} s"
-            problems.append(Problem(name, f"{stated}, but {utterance.audio_filepath} lasts {length:g} s"))
+        elif u.duration and not math.isclose(u.duration, length, rel_tol=0.05, abs_tol=0.5):
+            reason = f"duration given as {u.duration:g} s, but {u.audio_filepath} is {length:g} s long"
+            problems.append(Problem(name, reason))
         else:
-            text = normalize(utterance.text, characters)
-            utterances.append(replace(utterance, duration=length, text=text))
-    if not items:
-        raise PrepareError(f"{source}: no recording is there")
+            utterances.append(replace(u, duration=length, text=normalize(u.text, characters)))
     return utterances, problems
 
 
-def _read(source: Path, leave_out: Path | None) -> Iterator[Item]:
+def _read(source: Path, exclude: Path | None) -> Iterator[Item]:
     suffix = source.suffix.lower()
     if source.is_dir():
-        yield from _read_folder(source, leave_out)
+        yield from _read_folder(source, exclude)
     elif not source.exists():
         raise PrepareError(f"{source}: no such file or folder")
     elif suffix in DELIMITERS:
@@ -81,17 +93,16 @@ def _read(source: Path, leave_out: Path | None) -> Iterator[Item]:
         raise PrepareError(f"{source}: expected a folder or a .csv, .tsv or .jsonl file")
 
 
-def _read_folder(folder: Path, leave_out: Path | None) -> Iterator[Item]:
-    left_out = leave_out and leave_out.absolute()
+def _read_folder(folder: Path, exclude: Path | None) -> Iterator[Item]:
     files = [
         path
         for path in sorted(folder.rglob("*"))
         if not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        and not (left_out is not None and path.absolute().is_relative_to(left_out))
+        and not (exclude and path.absolute().is_relative_to(exclude.absolute()))
     ]
     recordings = [path for path in files if path.suffix.lower() in SUFFIXES]
     texts = {path.with_suffix(""): path for path in files if path.suffix.lower() == ".txt"}
-    heard = {path.with_suffix("") for path in recordings}
+    recorded = {path.with_suffix("") for path in recordings}
     for path in recordings:
         name = _id(path, folder)
         transcript = texts.get(path.with_suffix(""))
@@ -103,7 +114,7 @@ def _read_folder(folder: Path, leave_out: Path | None) -> Iterator[Item]:
         except (OSError, UnicodeDecodeError) as error:
             yield Problem(name, f"{transcript}: cannot read the transcript ({error})")
     for stem, path in texts.items():
-        if stem not in heard:
+        if stem not in recorded:
             yield Problem(_id(path, folder), f"transcript without audio: no recording beside {path}")
 
 
@@ -114,49 +125,50 @@ def _id(path: Path, folder: Path) -> str:
 
 def _read_table(table: Path, delimiter: str) -> Iterator[Item]:
     if delimiter == "\t":
-        reader = csv.reader(_lines(table), delimiter="\t", quoting=csv.QUOTE_NONE)
+        reader = csv.reader(_open(table), delimiter=delimiter, quoting=csv.QUOTE_NONE)
     else:
-        reader = csv.reader(_lines(table), delimiter=delimiter, strict=True)
+        reader = csv.reader(_open(table), delimiter=delimiter, strict=True)
     try:
         keys = next(reader, [])
     except csv.Error as error:
-        raise PrepareError(f"{table}:1: broken line ({error})") from None
+        raise PrepareError(f"{table}:1: malformed line ({error})") from None
     for key in REQUIRED:
         if key not in keys:
-            raise PrepareError(f"{table}: no column {key!r} in the first line, which has {', '.join(keys)}")
+            raise PrepareError(f"{table}: no column {key!r} in the first line, only {', '.join(keys)}")
     while True:
         first = reader.line_num + 1
+        name = f"{table}:{first}"
         try:
             fields = next(reader, None)
         except csv.Error as error:
             last = f" to {reader.line_num}" if reader.line_num > first else ""
-            yield Problem(f"{table}:{first}", f"broken line{last} ({error})")
+            yield Problem(name, f"malformed line{last} ({error})")
             continue
         if fields is None:
             return
         if fields and len(fields) != len(keys):
-            yield Problem(f"{table}:{first}", f"broken line ({len(fields)} fields, expected {len(keys)})")
+            yield Problem(name, f"malformed line ({len(fields)} fields, expected {len(keys)})")
         elif fields:
-            yield _row(f"{table}:{first}", dict(zip(keys, fields, strict=True)), table.parent)
+            yield _row(name, dict(zip(keys, fields, strict=True)), table.parent)
 
 
 def _read_json_lines(path: Path) -> Iterator[Item]:
-    for number, line in enumerate(_lines(path), start=1):
-        name = f"{path}:{number}"
+    for number, line in enumerate(_open(path), start=1):
         if not line.strip():
             continue
+        name = f"{path}:{number}"
         try:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
-            yield Problem(name, f"broken line ({error})")
+            yield Problem(name, f"malformed line ({error})")
             continue
         if isinstance(row, dict):
             yield _row(name, row, path.parent)
         else:
-            yield Problem(name, "broken line (expected a JSON object)")
+            yield Problem(name, "malformed line (expected a JSON object)")
 
 
-def _lines(path: Path) -> io.StringIO:
+def _open(path: Path) -> io.StringIO:
     try:
         return io.StringIO(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
@@ -168,15 +180,15 @@ def _row(name: str, row: dict[str, Any], folder: Path) -> Item:
         if not isinstance(row.get(key), str):
             return Problem(name, f"the key {key!r} is missing or not a string")
     if not row["audio_filepath"]:
-        return Problem(name, "the audio_filepath is empty")
+        return Problem(name, "audio_filepath is empty")
     if row.get("offset") not in (None, "", 0, 0.0, "0", "0.0"):
-        return Problem(name, "an offset into a longer recording is not supported; cut the recording first")
+        return Problem(name, "offset into a longer recording is not supported; cut the recording first")
     try:
         duration = float(row.get("duration") or 0)
     except (TypeError, ValueError, OverflowError):
         duration = math.nan
     if not 0 <= duration < math.inf:
-        return Problem(name, f"duration {row['duration']!r} is not a length in seconds")
+        return Problem(name, f"duration {row['duration']!r} is not a number of seconds")
     audio = folder / row["audio_filepath"]
     speaker = row.get("speaker")
     return name, Utterance(

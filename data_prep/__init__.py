@@ -1,0 +1,15 @@
+"""Corpora and other training data for `asr`.
+
+`asr prepare NAME` imports `data_prep.NAME` (hyphens become underscores), fills its `Options`, a frozen
+dataclass, from the command line and calls `prepare(options)`, which returns what it could not use. A new
+corpus is one such module and one line here.
+"""
+
+CORPORA = {
+    "librispeech": "LibriSpeech or Mini LibriSpeech, downloaded or from a local copy",
+    "folder": "your own recordings",
+    "digits": "synthetic spoken digits, included in the package",
+    "lexicon": "pronunciations of words, for models of phones",
+    "lm-text": "language-model text without lines from the evaluation set",
+}
+"""One-line help for each name."""
