@@ -16,7 +16,7 @@ from asr.model.bundle import LEXICON, LM, ONNX, WEIGHTS, BundleConfig
 _FILES = (ONNX, WEIGHTS, LM, LEXICON, bundle.CARD, bundle.CONFIG)
 _GATES = {"gru": 3, "lstm": 4, "rnn": 1}
 _CHANNELS = 32
-"""Of the convolutions in asr.model.subsampling, which needs torch."""
+"""Channels of the convolutions in asr.model.acoustic, which needs torch."""
 
 
 @dataclass(frozen=True)
