@@ -33,7 +33,7 @@ class BundleInfo:
 
     def to_json(self) -> str:
         """All of config.json, and what was counted."""
-        row = {**asdict(self), **asdict(self.config), "path": str(self.path), "checksums_agree": True}
+        row = {**asdict(self.config), **asdict(self), "path": str(self.path), "checksums_agree": True}
         del row["config"]
         return json.dumps(row, indent=1, ensure_ascii=False)
 
