@@ -81,8 +81,8 @@ def read_info(folder: Path) -> BundleInfo:
 
 def count_parameters(folder: Path, config: BundleConfig) -> int | None:
     """Number of parameters in config.json; in old bundles, that of model.safetensors; None if unknown."""
-    if parameters := getattr(config, "parameters", 0):
-        return int(parameters)
+    if config.parameters:
+        return config.parameters
     try:
         with (folder / WEIGHTS).open("rb") as file:  # 8 bytes of length, then a JSON header
             length = min(int.from_bytes(file.read(8), "little"), 1 << 20)
