@@ -36,8 +36,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from asr.frames import FrameGrid
-from asr.model.recurrent import CELLS, Cell, RecurrentLayer, cast_together, recur, reversal_index
-from asr.model.subsampling import padding_mask
+from asr.model.acoustic import CELLS, Cell, RecurrentLayer, cast_together, padding_mask, run_with_weights
 from benchmarks.synthetic import QUANTILES
 
 FRAME_RATE = round(1 / FrameGrid().frame_seconds)
@@ -54,18 +53,16 @@ _PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": 
 
 
 class Padded(NamedTuple):
-    """Input `[B, T, D]`, lengths `int64[B]` on the host, and what is made of them once a batch."""
+    """Input `[B, T, D]`, lengths `int64[B]` on the host, and the mask `bool[B, T]` of valid frames."""
 
     x: Tensor
     lengths: Tensor
-    reversal: Tensor
     valid: Tensor
 
 
 def padded(x: Tensor, lengths: Tensor) -> Padded:
     """A batch; lengths are on the host."""
-    there = lengths.to(x.device)
-    return Padded(x, lengths, reversal_index(there, x.shape[1]), padding_mask(there, x.shape[1]))
+    return Padded(x, lengths, padding_mask(lengths.to(x.device), x.shape[1]))
 
 
 class Packed(nn.Module):
@@ -95,14 +92,14 @@ class Reversed(nn.Module):
         super().__init__()
         self.layer = RecurrentLayer(cell, rnn.input_size, rnn.hidden_size, bidirectional=True)
         state = rnn.state_dict()
-        for direction, end in ((self.layer.ahead, ""), (self.layer.back, "_reverse")):
+        for direction, end in ((self.layer.forward_rnn, ""), (self.layer.backward_rnn, "_reverse")):
             assert direction is not None
             direction.load_state_dict({name: state[name + end] for name in direction.state_dict()})
 
     def forward(self, batch: Padded) -> Tensor:
         """`[B, T, 2H]`."""
-        output: Tensor = self.layer(batch.x, batch.reversal)
-        return output
+        output: Tensor = self.layer(batch.x.transpose(0, 1), batch.lengths.to(batch.x.device))
+        return output.transpose(0, 1)
 
 
 class Saturated(nn.Module):
@@ -128,7 +125,7 @@ class Saturated(nn.Module):
         for i in (0, len(weights) // 2):
             weights[i] = torch.cat([weights[i], self.column], dim=1)
         with torch.autocast(device, enabled=False):
-            return recur(self.rnn, torch.cat([batch.x, padding], 2), cast_together(weights, dtype))
+            return run_with_weights(self.rnn, torch.cat([batch.x, padding], 2), cast_together(weights, dtype))
 
 
 class Even(nn.Module):

@@ -48,13 +48,13 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from torch.utils.data import DataLoader
 
 from asr.frames import FrameGrid
-from asr.model.acoustic import AcousticModel
-from asr.model.recurrent import CELLS, Cell, reversal_index
-from asr.model.subsampling import Subsampling
+from asr.model.acoustic import CELLS, AcousticModel, Architecture, Cell, Subsampling
 from asr.text import Tokenizer
-from asr.training.averaging import WeightAverage
+from asr.training.augment import SpecAugmentConfig, spec_augment
+from asr.training.callbacks import WeightAverage
 from asr.training.data import Batch, SpeechData, SpeechDataset
-from asr.training.module import CTCModule, ctc_losses
+from asr.training.losses import ctc_losses
+from asr.training.module import CTCModule
 from asr.training.run import cpu_has_bfloat16
 from benchmarks.synthetic import write_corpus
 
@@ -72,7 +72,6 @@ def main() -> None:
     parser.add_argument("--packed-batch", type=int, help="utterances (as many as --batch-seconds holds)")
     parser.add_argument("--processes", type=int, default=1, help="that train ours together")
     parser.add_argument("--compile", action="store_true", help="the subsampling of ours; CUDA only")
-    parser.add_argument("--resident", action="store_true", help="keep the features on the device")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     if arguments.compile and arguments.device == "cpu":
@@ -128,7 +127,7 @@ def ours_type(device: torch.device) -> torch.dtype:
 def new_module(arguments: argparse.Namespace) -> CTCModule:
     """The same weights each time."""
     torch.manual_seed(0)
-    return CTCModule(cell=arguments.cell, layers=arguments.layers, hidden=arguments.hidden)
+    return CTCModule(Architecture(Tokenizer().size, arguments.cell, arguments.layers, arguments.hidden))
 
 
 def compiled(module: CTCModule, arguments: argparse.Namespace) -> CTCModule:
@@ -204,8 +203,7 @@ def train_ours(arguments: argparse.Namespace, folder: Path) -> tuple[float, floa
     data = SpeechData(
         [folder / "train"],
         [folder / "validation"],
-        batch_seconds=arguments.batch_seconds / arguments.processes,
-        resident=arguments.resident,
+        batch_seconds=arguments.batch_seconds,
     )
     trainer = pl.Trainer(
         accelerator=arguments.device,
@@ -239,14 +237,12 @@ class PackedLayer(nn.Module):
 
     def __init__(self, cell: Cell, width: int, hidden: int) -> None:
         super().__init__()
-        self.rnn = CELLS[cell](width, hidden, batch_first=True, bidirectional=True)
+        self.rnn = CELLS[cell](width, hidden, bidirectional=True)
 
-    def forward(self, x: Tensor, reversal: Tensor) -> Tensor:
-        """`[B, T, D]` -> `[B, T, 2H]`."""
-        packed = pack_padded_sequence(x, self.lengths, batch_first=True, enforce_sorted=False)
-        output: Tensor = pad_packed_sequence(self.rnn(packed)[0], batch_first=True, total_length=x.shape[1])[
-            0
-        ]
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        """`[T, B, D]` -> `[T, B, 2H]`."""
+        packed = pack_padded_sequence(x, self.lengths, enforce_sorted=False)
+        output: Tensor = pad_packed_sequence(self.rnn(packed)[0], total_length=len(x))[0]
         return output
 
 
@@ -274,8 +270,7 @@ def train_packed(
             for layer in layers:
                 layer.lengths = Subsampling.output_lengths(batch.lengths)
             batch = move_data_to_device(batch, device)
-            masked = module.spec_augment(batch.features, module.model.centre(batch.features, batch.lengths))
-            losses, _, _ = module.losses(batch, masked)
+            losses, _, _ = module.losses(batch, masked(module.model, batch))
             optimizer.zero_grad()
             (losses.sum() / batch.target_lengths.sum()).backward()
             nn.utils.clip_grad_norm_(module.parameters(), 1.0)
@@ -291,19 +286,17 @@ def parts(module: CTCModule, batch: Batch, device: torch.device) -> dict[str, fl
     model = module.model.train()
     x, lengths = model.subsampling(model.normalize(batch.features, batch.lengths), batch.lengths)
     x = x.detach().requires_grad_()
-    reversal = reversal_index(lengths, x.shape[1])
     optimizer = torch.optim.AdamW(module.parameters(), 1e-3, fused=True)
     for parameter in module.parameters():
         parameter.grad = torch.zeros_like(parameter)
 
     def features() -> Tensor:
-        masked = module.spec_augment(batch.features, model.centre(batch.features, batch.lengths))
-        return model.subsampling(model.normalize(masked, batch.lengths), batch.lengths)[0]
+        return model.subsampling(masked(model, batch), batch.lengths)[0]
 
     def recurrent() -> Tensor:
-        y = x
+        y = x.transpose(0, 1)
         for norm, layer in zip(model.norms, model.recurrent, strict=True):
-            y = y + layer(norm(y), reversal)
+            y = y + layer(norm(y), lengths)
         return y
 
     def ctc() -> Tensor:
@@ -319,6 +312,11 @@ def parts(module: CTCModule, batch: Batch, device: torch.device) -> dict[str, fl
     times["optimiser"] = median_time(update, device)
     total = sum(times.values())
     return {name: seconds / total for name, seconds in times.items()}
+
+
+def masked(model: AcousticModel, batch: Batch) -> Tensor:
+    """Normalised features with SpecAugment."""
+    return spec_augment(SpecAugmentConfig(), model.normalize(batch.features, batch.lengths), batch.lengths)
 
 
 def both_ways(part: Callable[[], Tensor], device: torch.device) -> None:

@@ -16,10 +16,10 @@ from asr import manifest
 from asr.cli import main
 from asr.features.logmel import LogMelConfig
 from asr.manifest import Utterance
+from asr.model.acoustic import Cell
 from asr.model.bundle import read_config, write_config
 from asr.model.export import save_bundle
 from asr.model.info import count_parameters
-from asr.model.recurrent import Cell
 from asr.text import ENGLISH
 from tests.lm.plain import FIXTURES
 from tests.model.test_acoustic import small_model
@@ -232,7 +232,7 @@ def test_info_of_what_cannot_be_used(bundle: Path, tmp_path: Path, capsys: Outpu
     config = json.loads((bundle / "config.json").read_text(encoding="utf-8"))
     (bundle / "config.json").write_text(json.dumps({**config, "schema": 99}))
     assert complaint() == (
-        f"asr: {bundle}/config.json: has schema 99, newer than 1, the last one known; upgrade asr\n"
+        f"asr: {bundle}/config.json: has schema 99, newer than 2, the last one known; upgrade asr\n"
     )
     (bundle / "config.json").write_text('{"model_type": "whisper"}')
     assert complaint().startswith(f"asr: {bundle}/config.json: not written by asr")

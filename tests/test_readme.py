@@ -27,7 +27,8 @@ COMMANDS = [
 ]
 # Options that keep a run short. Nothing is downloaded: a small tree stands in for LibriSpeech.
 SHORT = (
-    "--trainer.max_epochs=1 --trainer.limit_train_batches=2 --trainer.limit_val_batches=1 --model.hidden=16"
+    "--trainer.max_epochs=1 --trainer.limit_train_batches=2 --trainer.limit_val_batches=1 "
+    "--trainer.devices=1 --model.architecture.hidden=16"
 )
 ADDITIONS = {
     "asr train recipes": f" {SHORT}",

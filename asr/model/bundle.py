@@ -1,4 +1,4 @@
-"""The model bundle: a folder with the weights, the ONNX graph, and all that is needed to use them."""
+"""The model bundle: a folder with weights, ONNX graph and everything needed to use them."""
 
 import hashlib
 import json
@@ -15,36 +15,48 @@ from asr.errors import BundleError, TextError
 from asr.files import atomic_write
 from asr.text import Tokenizer
 
-SCHEMA = 1
-"""Version of config.json that this code writes, and the newest that it reads."""
+SCHEMA = 2
+"""Version of config.json: written by this code, and the newest that it reads."""
 
 CONFIG = "config.json"
 ONNX = "model.onnx"
 WEIGHTS = "model.safetensors"
 SCALE = ".scale"
-"""In model.safetensors, ends the name of the scales of an int8 matrix."""
+"""Suffix, in model.safetensors, of the name of an int8 matrix's scales."""
 
 LM = "lm.bin"
 LEXICON = "lexicon.txt"
 CARD = "README.md"
 
 BOX = "box"
-"""Name of the English model that ships with asr."""
+"""Name of the built-in English model, accepted wherever a bundle path is expected."""
 
 STORED_AS = ("float32", "float16", "int8")
-"""Types in which model.onnx may hold its weight matrices; it computes in float32 with each."""
+"""Storage types of the weight matrices in model.onnx; arithmetic is always float32."""
 
 
 def resolve_bundle(model: str | Path) -> Path:
-    """The folder of a model bundle: BOX is the one that ships, anything else a path (./box, say)."""
+    """Return the folder of a bundle: BOX is the built-in one, anything else (./box, say) a path."""
     return Path(__file__).parent.parent / BOX if model == BOX else Path(model)
 
 
 @dataclass(frozen=True)
 class BundleConfig:
-    """config.json. `architecture` and `log_mel` hold the settings of AcousticModel and LogMel, `characters`
-    the Tokenizer's units, `decoding` what `asr tune` found; `wer` what was measured, on what; `weights` one
-    of STORED_AS; `sha256` the checksums of the model files."""
+    """Content of config.json.
+
+    Args:
+        architecture: Fields of acoustic.Architecture.
+        log_mel: Fields of LogMelConfig.
+        characters: Units of the Tokenizer: an alphabet, or a list of phones.
+        training_data: Description for people.
+        licence: Licence of the training data.
+        wer: Measured error rates by data set.
+        decoding: Decoder settings found by `asr tune`.
+        weights: One of STORED_AS.
+        parameters: Number of trainable parameters; 0 if unknown (schema 1).
+        sha256: Checksums of the model files.
+        schema: Version of this format.
+    """
 
     architecture: dict[str, Any]
     log_mel: dict[str, Any]
@@ -54,22 +66,23 @@ class BundleConfig:
     wer: dict[str, Any] = field(default_factory=dict)
     decoding: dict[str, Any] = field(default_factory=dict)
     weights: str = STORED_AS[0]
+    parameters: int = 0
     sha256: dict[str, str] = field(default_factory=dict)
     schema: int = SCHEMA
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """The vocabulary of the model's outputs."""
+        """Vocabulary of the model's outputs."""
         return Tokenizer(self.characters)
 
 
 def read_config(folder: Path) -> BundleConfig:
-    """Read and check config.json. Raises BundleError where it is missing, damaged, foreign or too new."""
+    """Read and check config.json. Raises BundleError if it is missing, damaged, foreign or too new."""
     path = folder / CONFIG
     if not folder.is_dir():
         if str(folder) == BOX:
             raise BundleError(
-                f"{BOX}: ships with asr and stays as it is; copy {resolve_bundle(BOX)} and name the copy"
+                f"{BOX}: the built-in model is read-only; copy {resolve_bundle(BOX)} and name the copy"
             )
         reason = "a file, not the folder of a model bundle" if folder.exists() else "no such folder"
         raise BundleError(f"{folder}: {reason}; give the folder that `asr train` wrote")
@@ -113,12 +126,13 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
     "training_data": str,
     "licence": str,
     "weights": str,
+    "parameters": int,
     "schema": int,
 }
 
 
 def _check_log_mel(log_mel: dict[str, Any]) -> None:
-    """What inference relies on: the sample rate, and the two lengths that frames are counted by."""
+    """Check the settings that inference relies on. Raises ValueError."""
     if log_mel.get("sample_rate") != SAMPLE_RATE:
         raise ValueError(f"log_mel.sample_rate must be {SAMPLE_RATE}, not {log_mel.get('sample_rate')!r}")
     for key in ("window", "hop"):
@@ -128,7 +142,7 @@ def _check_log_mel(log_mel: dict[str, Any]) -> None:
 
 
 def read_model_file(folder: Path, config: BundleConfig, name: str) -> bytes:
-    """The bytes of `model.onnx` or `model.safetensors`. Raises BundleError where the checksum differs."""
+    """Read `model.onnx` or `model.safetensors`. Raises BundleError if its checksum differs."""
     path = folder / name
     try:
         content = path.read_bytes()
@@ -144,9 +158,9 @@ def read_model_file(folder: Path, config: BundleConfig, name: str) -> bytes:
 
 
 def write_config(folder: Path, config: BundleConfig) -> BundleConfig:
-    """Write config.json with the checksums of the model files, which must be there; returns what was written.
+    """Write config.json with the checksums of the model files and return it.
 
-    Written last, it says that the bundle is whole.
+    It is written last: its presence marks a complete bundle.
     """
     present = [folder / name for name in (ONNX, WEIGHTS) if (folder / name).exists()]
     checksums = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in present}
@@ -160,9 +174,9 @@ def write_config(folder: Path, config: BundleConfig) -> BundleConfig:
 
 @contextmanager
 def new_bundle(folder: Path) -> Iterator[Path]:
-    """A temporary folder beside `folder`, which takes its name if the block ends without an error.
+    """Yield a temporary folder that is renamed to `folder` if the block succeeds.
 
-    An earlier bundle is replaced as a whole; raises BundleError where anything else has the name.
+    Replaces an earlier bundle as a whole. Raises BundleError if `folder` is anything else.
     """
     folder = folder.resolve()
     check_replaceable(folder)
@@ -174,7 +188,7 @@ def new_bundle(folder: Path) -> Iterator[Path]:
     try:
         yield work
         work.chmod(0o755)
-        if check_replaceable(folder):  # set aside, so that there is always a whole one
+        if check_replaceable(folder):  # keep the earlier one until the new one is in place
             earlier = work.with_name(f"{work.name}.earlier")
             folder.rename(earlier)
             work.rename(folder)
@@ -187,11 +201,11 @@ def new_bundle(folder: Path) -> Iterator[Path]:
 
 
 def check_replaceable(folder: Path) -> bool:
-    """Whether a bundle is there. Raises BundleError where something else is, which must not be deleted."""
+    """Return True if `folder` is a bundle, False if absent. Raises BundleError for anything else."""
     if not folder.exists():
         return False
     try:
         read_config(folder)
     except BundleError:
-        raise BundleError(f"{folder}: is there and is no model bundle; name another folder") from None
+        raise BundleError(f"{folder}: exists and is not a model bundle; name another folder") from None
     return True

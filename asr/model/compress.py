@@ -1,10 +1,8 @@
-"""Bundles with smaller weights: float16, or int8 with a float32 scale for each output channel.
+"""Smaller weights for bundles: float16, or int8 with a float32 scale per output channel. Needs no torch.
 
-ONNX Runtime has no GRU of either type on CPUs. So weights are small in the file, and the graph itself expands
-them: nodes on constants, which ONNX Runtime works out once, when it loads the model. From then on speed and
-memory are those of float32. To multiply in int8 and write the recurrence as a Scan is faster for batches and
-slower for one window (LOG.md), but activations would then be rounded by the
-range of their whole batch, and a recording's text depend on what it shares the batch with.
+ONNX Runtime has no GRU in either type on CPUs, so only the file is small: the graph expands the weights with
+nodes that ONNX Runtime folds at load time, and then runs at the speed of float32. Dynamic int8 arithmetic is
+faster for batches and slower for a single window (LOG.md), and its rounding depends on the rest of the batch.
 """
 
 import shutil
@@ -23,7 +21,7 @@ from asr.model import bundle
 
 WeightType = Literal["float16", "int8"]
 LARGEST = 127
-"""Of int8 weights, on both sides of 0."""
+"""Symmetric int8 range: [-127, 127]."""
 
 _RECURRENT = ("GRU", "LSTM", "RNN")
 
@@ -35,14 +33,16 @@ def compress_bundle(
     measure: Callable[[Path], dict[str, Any]] | None = None,
     with_torch: bool = False,
 ) -> bundle.BundleConfig:
-    """Write `source` with smaller weights to `target`; those for torch are left out unless asked for.
+    """Write `source` with smaller weights to `target`; `with_torch` includes model.safetensors.
 
-    `measure` is called with the new bundle before that appears; the WERs that it returns go into config.json,
-    beside those of `source`, which are said to be of float32. Raises BundleError.
+    `measure` is called with the new bundle before it takes its name. The WERs it returns are added to
+    config.json; the WERs of `source` are labelled float32. Raises BundleError.
     """
     config = bundle.read_config(source)
     if config.weights != bundle.STORED_AS[0]:
-        raise BundleError(f"{source}: has {config.weights} weights already; export the one it was made of")
+        raise BundleError(
+            f"{source}: already has {config.weights} weights; export the bundle it was made from"
+        )
     if source.resolve().is_relative_to(target.resolve()):
         raise BundleError(f"{target}: would replace {source}; name another folder")
     if (target / bundle.WEIGHTS).exists() and bundle.read_config(target).weights == bundle.STORED_AS[0]:
@@ -73,11 +73,11 @@ def compress_bundle(
 
 
 def compress_weights(content: bytes, weights: WeightType) -> bytes:
-    """The same safetensors with small weights: with int8 the matrices as in the graph, scales beside them.
+    """Convert a safetensors file; with int8, the matrices are those of the graph, with scales beside them.
 
-    Raises ValueError where a weight cannot be held.
+    Raises ValueError if a weight cannot be represented.
     """
-    from safetensors.numpy import load, save  # of the extra `train`, as all that needs them
+    from safetensors.numpy import load, save  # only in the extra `train`
 
     small: dict[str, np.ndarray] = {}
     for name, values in load(content).items():
@@ -92,15 +92,14 @@ def compress_weights(content: bytes, weights: WeightType) -> bytes:
 def _parse(content: bytes) -> onnx.ModelProto:
     try:
         return onnx.load_from_string(content)
-    except Exception:  # protobuf's, which is no dependency of ours
+    except Exception:  # protobuf's DecodeError; protobuf is not a direct dependency
         raise ValueError("not an ONNX graph; copy or export the bundle again") from None
 
 
 def compress_graph(model: onnx.ModelProto, weights: WeightType) -> onnx.ModelProto:
-    """The same graph with small weight matrices; its results differ by their rounding.
+    """Convert the weight matrices of a graph; biases, norms, convolutions and the front end stay float32.
 
-    Biases, norms, convolutions and the front end stay as they are. Raises ValueError where there is no
-    weight matrix, or one cannot be held.
+    Raises ValueError if there is no weight matrix, or one cannot be represented.
     """
     constants = {constant.name: constant for constant in model.graph.initializer}
     nodes: list[onnx.NodeProto] = []
@@ -132,9 +131,9 @@ def compress_graph(model: onnx.ModelProto, weights: WeightType) -> onnx.ModelPro
 
 
 def quantize(matrix: np.ndarray, input_axis: int) -> tuple[np.ndarray, np.ndarray]:
-    """float32 -> int8 of the same shape and float32 scales, 1 long on `input_axis`; their product is near.
+    """Round float32 to int8 of the same shape and float32 scales of size 1 on `input_axis`.
 
-    The largest weight of each output channel becomes LARGEST, zero stays zero, all else goes to the nearest.
+    The largest weight of each output channel becomes LARGEST, zero stays zero. Raises ValueError for NaN.
     """
     if not np.isfinite(matrix).all():
         raise ValueError("a weight is not a number; train the model again")
@@ -147,14 +146,14 @@ def _half(matrix: np.ndarray) -> np.ndarray:
     with np.errstate(over="ignore"):
         half: np.ndarray = matrix.astype(np.float16)
     if not np.isfinite(half).all():
-        raise ValueError("a weight is beyond the range of float16; take int8")
+        raise ValueError("a weight is beyond the range of float16; use int8")
     return half
 
 
 def _matrices(graph: onnx.GraphProto, constants: dict[str, onnx.TensorProto]) -> Iterator[tuple[str, int]]:
-    """Names of weight matrices, and the axis of each that is summed over.
+    """Yield the name of each weight matrix and the axis it is summed over.
 
-    The logarithm of the mel energies ends the front end, whose matrices are no weights.
+    The front end, whose matrices are constants, ends with the logarithm of the mel energies.
     """
     for node in dropwhile(lambda node: node.op_type != "Log", graph.node):
         if node.op_type in _RECURRENT:  # [directions, gates * H, inputs]

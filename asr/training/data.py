@@ -1,6 +1,7 @@
-"""From prepared corpora to batches."""
+"""Prepared corpora -> batches of utterances of similar length."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,25 +9,22 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from asr import manifest
 from asr.decoding.lexicon import read_lexicon
 from asr.errors import TrainingError
 from asr.features.logmel import LogMelConfig
 from asr.features.store import Entry, FeatureStore
-from asr.model.subsampling import Subsampling
+from asr.model.acoustic import Subsampling, relative_to_speech
 from asr.text import ENGLISH, Tokenizer, ctc_frames_needed
-from asr.training.resident import ResidentFeatures
-from asr.training.sampler import BucketSampler
+
+BUCKET_GROWTH = 1.05
+"""Lengths within 5 % of each other share a bucket."""
 
 
 class Batch(NamedTuple):
-    """Features `float16[B, T, F]` (0 beyond `lengths`), tokens `int64[B, L]` and their `target_lengths`.
-
-    Where features are resident on the device, `starts` says where each utterance lies among them, until the
-    batch is there.
-    """
+    """Features `float16[B, T, F]` (0 beyond `lengths`), tokens `int64[B, L]` and their `target_lengths`."""
 
     ids: list[str]
     texts: list[str]
@@ -34,11 +32,10 @@ class Batch(NamedTuple):
     lengths: Tensor
     targets: Tensor
     target_lengths: Tensor
-    starts: Tensor | None = None
 
 
 class Item(NamedTuple):
-    """One utterance at one speed."""
+    """An utterance at one speed."""
 
     store: FeatureStore
     entry: Entry
@@ -47,24 +44,25 @@ class Item(NamedTuple):
 
 
 class Spelling:
-    """Turns words into the units that `lexicon` spells them in, by the first spelling of each."""
+    """Spells words in units, using each word's first pronunciation in a lexicon."""
 
     def __init__(self, lexicon: Path, tokenizer: Tokenizer) -> None:
         self._lexicon, self._tokenizer = lexicon, tokenizer
         self._spellings = read_lexicon(lexicon, tokenizer).first_spellings()
 
     def __call__(self, text: str, folder: Path) -> str:
-        """Raises TrainingError with the words that the lexicon lacks."""
+        """Raises TrainingError naming the words that the lexicon lacks."""
         if lacking := sorted(set(text.split()) - self._spellings.keys()):
-            raise TrainingError(f"{folder}: {self._lexicon} lacks {name_some(lacking)}; spell all its words")
+            raise TrainingError(
+                f"{folder}: {self._lexicon} lacks {name_some(lacking)}; add these words to it"
+            )
         return self._tokenizer.decode(token for word in text.split() for token in self._spellings[word])
 
 
 class SpeechDataset(Dataset[Batch]):
-    """The utterances of prepared corpora at the given speeds; a list of positions gives a Batch.
+    """Utterances of prepared corpora at the given speeds; indexed by a list of positions, it returns a Batch.
 
-    With a lexicon, the texts are those of each word's first spelling. Where they are to be `resident`, a
-    batch comes without its features. Raises TrainingError, StoreError.
+    Raises TrainingError or StoreError.
     """
 
     def __init__(
@@ -73,10 +71,8 @@ class SpeechDataset(Dataset[Batch]):
         tokenizer: Tokenizer,
         speeds: Sequence[float] = (1.0,),
         lexicon: Path | None = None,
-        resident: bool = False,
     ) -> None:
         self.stores = [FeatureStore(folder) for folder in folders]
-        self.resident = ResidentFeatures(self.stores, speeds) if resident else None
         self.items: list[Item] = []
         spelling = Spelling(lexicon, tokenizer) if lexicon else None
         for folder, store in zip(folders, self.stores, strict=True):
@@ -90,7 +86,7 @@ class SpeechDataset(Dataset[Batch]):
                 tokens = tokenizer.encode(text)
                 if (utterance.id, 1.0) not in store.entries:
                     raise TrainingError(f"{folder}: no features of {utterance.id}; run `asr prepare` again")
-                # A copy may be missing: played faster, the utterance was too short for its text.
+                # A fast copy is missing if it was too short for its text.
                 entries = (store.entries.get((utterance.id, speed)) for speed in speeds)
                 self.items += [Item(store, entry, text, tokens) for entry in entries if entry]
         self._check_lengths()
@@ -115,42 +111,23 @@ class SpeechDataset(Dataset[Batch]):
 
     def __getitem__(self, positions: list[int]) -> Batch:
         items = [self.items[position] for position in positions]
-        lengths = torch.tensor([item.entry.frames for item in items])
-        target_lengths = torch.tensor([len(item.tokens) for item in items])
-        targets = torch.zeros(len(items), int(target_lengths.max()), dtype=torch.long)
-        for target, item in zip(targets, items, strict=True):
+        longest = max(item.entry.frames for item in items)
+        features = np.zeros((len(items), longest, items[0].store.config.mels), np.float16)
+        targets = torch.zeros(len(items), max(len(item.tokens) for item in items), dtype=torch.long)
+        for row, target, item in zip(features, targets, items, strict=True):
+            row[: item.entry.frames] = item.store.read(item.entry)
             target[: len(item.tokens)] = torch.tensor(item.tokens)
         return Batch(
             ids=[item.entry.id for item in items],
             texts=[item.text for item in items],
-            features=torch.zeros(0) if self.resident else self._features(items),
-            lengths=lengths,
+            features=torch.from_numpy(features),
+            lengths=torch.tensor([item.entry.frames for item in items]),
             targets=targets,
-            target_lengths=target_lengths,
-            starts=self._starts(items) if self.resident else None,
+            target_lengths=torch.tensor([len(item.tokens) for item in items]),
         )
 
-    def to_device(self, batch: Batch, device: torch.device) -> Batch:
-        """Take the features of a batch from where they are resident."""
-        if self.resident is None or batch.starts is None:
-            return batch
-        features = self.resident.gather(batch.starts, batch.lengths, device)
-        return batch._replace(features=features, starts=None)
-
-    def _starts(self, items: Sequence[Item]) -> Tensor:
-        assert self.resident is not None
-        return torch.tensor([self.resident.row(item.store, item.entry) for item in items])
-
-    @staticmethod
-    def _features(items: Sequence[Item]) -> Tensor:
-        longest = max(item.entry.frames for item in items)
-        features = np.zeros((len(items), longest, items[0].store.config.mels), np.float16)
-        for row, item in zip(features, items, strict=True):
-            row[: item.entry.frames] = item.store.read(item.entry)
-        return torch.from_numpy(features)
-
     def statistics(self) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and standard deviation `float32[F]` over all stores, weighted by their frames."""
+        """Mean and standard deviation `float32[F]` over all stores, weighted by frames."""
         weights = np.array([sum(e.frames for e in s.entries.values() if e.speed == 1.0) for s in self.stores])
         means = np.stack([s.mean for s in self.stores]).astype(np.float64)
         squares = np.stack([s.std.astype(np.float64) ** 2 for s in self.stores]) + means**2
@@ -158,28 +135,115 @@ class SpeechDataset(Dataset[Batch]):
         std = np.sqrt(np.average(squares, axis=0, weights=weights) - mean**2)
         return mean.astype(np.float32), std.astype(np.float32)
 
+    def speech_statistics(self, most: int = 1000) -> tuple[np.ndarray, np.ndarray]:
+        """Mean over speech, and standard deviation of all frames around each utterance's own mean.
+
+        Of features relative to the speech level, `float32[F]`, from up to `most` utterances.
+        """
+        mels = self.stores[0].config.mels
+        sums, squares = torch.zeros(2, mels, dtype=torch.float64)
+        weights, frames = 0.0, 0
+        for item in self.items[:: max(1, len(self.items) // most)]:
+            features = torch.from_numpy(item.store.read(item.entry).astype(np.float32))[None]
+            if not features.shape[1]:
+                continue
+            relative, weight = relative_to_speech(
+                features, torch.ones(1, features.shape[1], 1, dtype=torch.bool)
+            )
+            own = (relative * weight).sum(1) / weight.sum(1).clamp(min=1)
+            sums += (relative * weight).sum(1)[0].double()
+            squares += (relative - own).square().sum(1)[0].double()
+            weights, frames = weights + float(weight.sum()), frames + features.shape[1]
+        return (sums / weights).float().numpy(), (squares / frames).sqrt().float().numpy()
+
 
 def name_some(ids: Sequence[str], most: int = 5) -> str:
-    """The first ids, and how many more there are."""
+    """The first ids, and the number of others."""
     more = f" and {len(ids) - most} more" if len(ids) > most else ""
     return ", ".join(ids[:most]) + more
+
+
+class BucketSampler(Sampler[list[int]]):
+    """Lists of indices; each list, padded to its longest utterance, costs at most `budget`.
+
+    `lengths` and `budget` share a unit (frames, say); an utterance longer than the budget is a batch of its
+    own. Utterances are shuffled within their bucket and cut into batches from short to long, so every epoch
+    has the same number of batches. Order and composition depend only on `seed` and the epoch. All ranks take
+    the same number of steps, with batches of neighbouring lengths in each. The first epoch starts with the
+    most expensive batch, so that running out of memory shows at once. `skip()` returns the number of batches
+    already done in this epoch, for resuming.
+    """
+
+    def __init__(
+        self,
+        lengths: Sequence[int],
+        budget: int,
+        *,
+        seed: int = 0,
+        rank: int = 0,
+        ranks: int = 1,
+        skip: Callable[[], int] = lambda: 0,
+    ) -> None:
+        # Rounded up to the edge of their bucket, all members of a bucket are interchangeable.
+        exponents = np.ceil(np.log(np.asarray(lengths)) / np.log(BUCKET_GROWTH))
+        self.bucketed = np.ceil(BUCKET_GROWTH**exponents)
+        self.seed, self.rank, self.ranks, self.skip = seed, rank, ranks, skip
+        self.epoch = 0
+        self.cuts = self._cut(np.sort(self.bucketed), budget)
+
+    def __len__(self) -> int:
+        return (len(self.cuts) - 1) // self.ranks
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the trainer before each epoch."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[list[int]]:
+        yield from self.batches()[self.skip() :]
+
+    def batches(self) -> list[list[int]]:
+        """This rank's batches of the current epoch, in order."""
+        generator = np.random.default_rng([self.seed, self.epoch])
+        shuffled = generator.permutation(len(self.bucketed))
+        order = shuffled[np.argsort(self.bucketed[shuffled], kind="stable")].tolist()
+        batches = [order[start:end] for start, end in pairwise(self.cuts)]
+        steps = [batches[i : i + self.ranks] for i in range(0, len(batches), self.ranks)]
+        generator.shuffle(steps)
+        if self.epoch == 0:
+            costs = [float(self.bucketed[step[-1]].max()) * len(step[-1]) for step in steps]
+            steps.insert(0, steps.pop(costs.index(max(costs))))
+        return [step[self.rank] for step in steps]
+
+    def _cut(self, lengths: np.ndarray, budget: int) -> list[int]:
+        """Cut ascending `lengths` into stretches that fit the budget, a multiple of the number of ranks."""
+        cuts = [0]
+        for position, length in enumerate(lengths):
+            if position > cuts[-1] and length * (position + 1 - cuts[-1]) > budget:
+                cuts.append(position)
+        cuts.append(len(lengths))
+        while (len(cuts) - 1) % self.ranks:
+            sizes = np.diff(cuts)
+            fullest = int(sizes.argmax())
+            if sizes[fullest] < 2:
+                raise TrainingError(f"{len(lengths)} utterances are too few for {self.ranks} processes")
+            cuts.insert(fullest + 1, cuts[fullest] + int(sizes[fullest]) // 2)
+        return cuts
 
 
 class SpeechData(pl.LightningDataModule):
     """Prepared corpora for training and validation.
 
     Args:
-        train: Folders made by `asr prepare` to train on.
-        validation: Folders made by `asr prepare` to validate on; never augmented.
-        batch_seconds: Most seconds of audio in a batch, padding included, on each device; with
-            model.consistency, twice that is in its memory.
+        train: Folders written by `asr prepare` to train on.
+        validation: Folders written by `asr prepare` to validate on; never augmented.
+        batch_seconds: Most seconds of audio in a training step, padding included, divided among the
+            processes; model.consistency doubles the memory it takes.
         speeds: Speeds of the training data to use; those other than 1.0 must have been prepared.
-        units: What the model emits: the characters of an alphabet, or a list of phones. Token 0 is the CTC
-            blank, token i+1 the i-th unit.
-        lexicon: How words are spelt in units, for phones.
-        resident: Keep all training features in the device's memory (1 GB for 17 hours).
+        units: Output units of the model: the characters of an alphabet, or a list of phones. Token 0 is the
+            CTC blank, token i+1 the i-th unit.
+        lexicon: Pronunciations, if the units are phones.
         licence: Licence of the training data, for the model card.
-        seed: Decides the order of the training data, taken from seed_everything.
+        seed: Seed of the order of the training data, set from seed_everything.
     """
 
     def __init__(
@@ -187,10 +251,9 @@ class SpeechData(pl.LightningDataModule):
         train: list[Path],
         validation: list[Path],
         batch_seconds: float = 300.0,
-        speeds: list[float] = [1.0],  # noqa: B006 - jsonargparse shows it as the default
+        speeds: list[float] = [1.0],  # noqa: B006 - shown as the default by jsonargparse
         units: str | list[str] = ENGLISH,
         lexicon: Path | None = None,
-        resident: bool = False,
         licence: str = "unspecified",
         seed: int = 0,
     ) -> None:
@@ -201,56 +264,44 @@ class SpeechData(pl.LightningDataModule):
         self.speeds = speeds
         self.tokenizer = Tokenizer(units if isinstance(units, str) else tuple(units))
         self.lexicon = lexicon
-        self.resident = resident
         self.licence = licence
         self.seed = seed
 
     def setup(self, stage: str) -> None:
-        """Open the stores; check that all fit together. Called by the trainer."""
-        self.train_set = SpeechDataset(
-            self.train_folders, self.tokenizer, self.speeds, self.lexicon, self.resident
-        )
+        """Open the stores and check that they are consistent. Called by the trainer."""
+        self.train_set = SpeechDataset(self.train_folders, self.tokenizer, self.speeds, self.lexicon)
         self.validation_set = SpeechDataset(self.validation_folders, self.tokenizer, lexicon=self.lexicon)
         configs = {store.config for s in (self.train_set, self.validation_set) for store in s.stores}
         if len(configs) > 1:
             raise TrainingError("the feature stores differ in their LogMel settings; prepare them alike")
         self.log_mel: LogMelConfig = configs.pop()
 
-    def _loader(self, dataset: SpeechDataset, sampler: BucketSampler) -> DataLoader[Batch]:
-        # A batch is one gather from memory maps, so worker processes would only add latency. The loader's
-        # own generator keeps it from drawing on the global one, which would break exact resuming.
-        pin = torch.cuda.is_available()  # so that the host does not wait for the copy to the device
-        generator = torch.Generator()
-        return DataLoader(dataset, sampler=sampler, batch_size=None, generator=generator, pin_memory=pin)
-
-    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        """Called by the trainer."""
-        batch = self.train_set.to_device(batch, device)
-        moved: Batch = super().transfer_batch_to_device(batch, device, dataloader_idx)
-        return moved
-
     def train_dataloader(self) -> DataLoader[Batch]:
-        """Shuffled batches of this rank; goes on in mid-epoch after a resume."""
+        """Shuffled batches of this rank, from the middle of an epoch after a resume."""
         trainer = self.trainer
         assert trainer is not None
-        sampler = BucketSampler(
-            self.train_set.lengths,
-            self._budget,
-            seed=self.seed,
-            rank=trainer.global_rank,
-            ranks=trainer.world_size,
-            skip=lambda: trainer.fit_loop.epoch_loop.batch_progress.current.ready,
-        )
-        return self._loader(self.train_set, sampler)
+        progress = trainer.fit_loop.epoch_loop.batch_progress
+        return self._loader(self.train_set, seed=self.seed, skip=lambda: progress.current.ready)
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        """All validation utterances, shared out over the ranks."""
+        """All validation utterances, distributed over the ranks."""
+        return self._loader(self.validation_set, seed=0, skip=lambda: 0)
+
+    def _loader(self, dataset: SpeechDataset, seed: int, skip: Callable[[], int]) -> DataLoader[Batch]:
         trainer = self.trainer
         assert trainer is not None
-        lengths = self.validation_set.lengths
-        sampler = BucketSampler(lengths, self._budget, rank=trainer.global_rank, ranks=trainer.world_size)
-        return self._loader(self.validation_set, sampler)
-
-    @property
-    def _budget(self) -> int:
-        return int(self.batch_seconds * self.log_mel.sample_rate / self.log_mel.hop)
+        budget = int(self.batch_seconds * self.log_mel.sample_rate / self.log_mel.hop / trainer.world_size)
+        sampler = BucketSampler(
+            dataset.lengths,
+            budget,
+            seed=seed,
+            rank=trainer.global_rank,
+            ranks=trainer.world_size,
+            skip=skip,
+        )
+        # A batch is one gather from memory maps, so worker processes would only add latency. The loader's
+        # own generator keeps it from drawing on the global one, which would break exact resuming.
+        pin = torch.cuda.is_available()
+        return DataLoader(
+            dataset, sampler=sampler, batch_size=None, generator=torch.Generator(), pin_memory=pin
+        )

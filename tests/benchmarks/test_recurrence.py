@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from asr.model.recurrent import Cell
+from asr.model.acoustic import Cell
 from benchmarks.recurrence import Saturated, bucket_lengths, four_ways, greatest_difference, measure, padded
 
 LENGTHS = torch.tensor([13, 1, 7, 12])
@@ -17,7 +17,7 @@ def both_ways(module: nn.Module, x: Tensor) -> tuple[Tensor, Tensor, dict[str, T
     y = module(batch) * batch.valid[:, :, None]
     (y * torch.linspace(-1, 1, y.shape[2])).square().sum().backward()
     gradients = {
-        name.split(".")[-1] + "_reverse" * (".back." in name): parameter.grad
+        name.split(".")[-1] + "_reverse" * (".backward_rnn." in name): parameter.grad
         for name, parameter in module.named_parameters()
     }
     return y.detach(), x.grad, gradients

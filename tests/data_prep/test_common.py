@@ -142,7 +142,7 @@ def test_too_short_at_some_speeds_only(tmp_path: Path) -> None:
 
 def test_subsample_is_what_the_model_makes() -> None:
     torch = pytest.importorskip("torch")
-    from asr.model.subsampling import Subsampling
+    from asr.model.acoustic import Subsampling
 
     frames = list(range(200))
     assert [subsample(n) for n in frames] == Subsampling.output_lengths(torch.tensor(frames)).tolist()

@@ -8,19 +8,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from asr.model.acoustic import CMN_FRAMES, AcousticModel, Architecture
-from asr.model.recurrent import Cell, RecurrentLayer, reversal_index, run
-from asr.model.subsampling import Subsampling, padding_mask
+from asr.model.acoustic import (
+    CMN_FRAMES,
+    AcousticModel,
+    Architecture,
+    Cell,
+    Dropout,
+    Normalization,
+    Subsampling,
+    padding_mask,
+)
 
 
 def small_model(
-    cell: Cell = "gru", bidirectional: bool = True, normalization: str = "corpus"
+    cell: Cell = "gru", bidirectional: bool = True, normalization: Normalization = "corpus"
 ) -> AcousticModel:
     torch.manual_seed(0)
-    shape = Architecture(
-        29, cell, layers=2, hidden=24, bidirectional=bidirectional, normalization=normalization
-    )  # type: ignore[arg-type]
-    model = AcousticModel(shape).eval()
+    model = AcousticModel(Architecture(29, cell, 2, 24, bidirectional, normalization=normalization)).eval()
     model.mean.fill_(-4.0)
     model.std.fill_(2.5)
     return model
@@ -37,7 +41,9 @@ def features(lengths: list[int], seed: int = 0) -> Tensor:
 @pytest.mark.parametrize("normalization", ["corpus", "utterance", "speech"])
 @pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize("cell", ["gru", "lstm", "rnn"])
-def test_a_batch_equals_its_members_one_by_one(cell: Cell, bidirectional: bool, normalization: str) -> None:
+def test_a_batch_equals_its_members_one_by_one(
+    cell: Cell, bidirectional: bool, normalization: Normalization
+) -> None:
     model = small_model(cell, bidirectional, normalization)
     lengths = [1, 2, 3, 4, 5, 37, 64, 101]
     x = features(lengths)
@@ -86,7 +92,7 @@ def test_outputs_are_log_probabilities_in_float32_under_autocast() -> None:
     torch.testing.assert_close(y.exp().sum(-1), torch.ones(1, 13), atol=1e-5, rtol=0)
 
 
-def test_loudness_normalisation_is_by_the_training_set_not_by_the_clip() -> None:
+def test_corpus_normalisation_is_by_the_training_set_not_by_the_utterance() -> None:
     model = small_model()
     x = features([40])
     with torch.inference_mode():
@@ -98,7 +104,7 @@ def test_loudness_normalisation_is_by_the_training_set_not_by_the_clip() -> None
     torch.testing.assert_close(quiet, shifted, atol=1e-4, rtol=0)
 
 
-def test_cmn_takes_off_what_is_added_to_all_frames_the_more_the_longer_the_utterance() -> None:
+def test_utterance_normalisation_removes_a_constant_the_more_the_longer_the_utterance() -> None:
     model = small_model(normalization="utterance")
     lengths = torch.tensor([CMN_FRAMES, 3 * CMN_FRAMES])
     x = features(lengths.tolist())
@@ -110,7 +116,7 @@ def test_cmn_takes_off_what_is_added_to_all_frames_the_more_the_longer_the_utter
         assert not row[length:].any()
 
 
-def test_speech_normalisation_ignores_any_gain_and_hardly_feels_added_silence() -> None:
+def test_speech_normalisation_ignores_gain_and_nearly_ignores_added_silence() -> None:
     model = small_model(normalization="speech")
     x = features([400])
     lengths = torch.tensor([400])
@@ -122,25 +128,21 @@ def test_speech_normalisation_ignores_any_gain_and_hardly_feels_added_silence() 
     assert (padded - expected).abs().mean() < 0.2
 
 
-@pytest.mark.parametrize("bidirectional", [False, True])
-def test_training_on_a_cpu_gives_the_states_and_gradients_of_torch_gru(bidirectional: bool) -> None:
+def test_frames_not_seen_do_not_enter_the_mean() -> None:
+    model = small_model(normalization="speech")
+    x, lengths = features([300]), torch.tensor([300])
+    seen = (torch.arange(300) >= 100)[None]
+    expected = model.normalize(x[:, 100:], lengths - 100)
+    torch.testing.assert_close(model.normalize(x, lengths, seen)[:, 100:], expected)
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5])
+def test_dropout_on_a_cpu_drops_its_share_and_keeps_the_mean(p: float) -> None:
     torch.manual_seed(0)
-    layer = RecurrentLayer("gru", 6, 5, bidirectional)
-    lengths = torch.tensor([9, 4, 7])
-    valid = (torch.arange(9)[:, None] < lengths)[:, :, None]
-    x = torch.randn(9, 3, 6, requires_grad=True)
-    weights = [x, *layer.parameters()]
-    mine = layer(x, lengths) * valid
-    with torch.no_grad():
-        torch.testing.assert_close(layer(x, lengths) * valid, mine)
-    reference = run(layer.ahead, x)
-    if layer.back is not None:
-        index = reversal_index(lengths, 9)[:, :, None]
-        back = run(layer.back, x.gather(0, index.expand_as(x)))
-        reference = torch.cat([reference, back.gather(0, index.expand_as(back))], dim=2)
-    reference = reference * valid
-    torch.testing.assert_close(mine, reference)
-    direction = torch.randn_like(mine)
-    gradients = (torch.autograd.grad((y * direction).sum(), weights) for y in (mine, reference))
-    for a, b in zip(*gradients, strict=True):
-        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+    dropout, x = Dropout(p), torch.ones(401, 1001, requires_grad=True)
+    y = dropout(x)
+    assert (y == 0).float().mean().item() == pytest.approx(round(256 * p) / 256, abs=0.005)
+    assert y.mean().item() == pytest.approx(1, abs=0.005) and len(y.unique()) == 2
+    y.sum().backward()
+    assert x.grad is not None and torch.equal(x.grad, y.detach())
+    assert torch.equal(dropout.eval()(x), x)

@@ -44,45 +44,29 @@ def test_round_trip_with_checksums(bundle: Path) -> None:
     assert {**vars(config), "sha256": {}} == vars(CONFIG)
     assert config.tokenizer.size == 6
     assert read_model_file(bundle, config, "model.onnx") == b"graph"
-    assert (bundle / "config.json").read_text(encoding="utf-8").startswith('{\n "schema": 1,')
+    assert (bundle / "config.json").read_text(encoding="utf-8").startswith('{\n "schema": 2,')
 
 
-def test_a_bundle_from_before_there_were_other_weights(bundle: Path) -> None:
-    change(bundle, lambda row: row.pop("weights"))
-    assert read_config(bundle).weights == "float32"
+def test_optional_keys_have_defaults(bundle: Path) -> None:
+    change(bundle, lambda row: (row.pop("weights"), row.pop("parameters")))
+    assert (read_config(bundle).weights, read_config(bundle).parameters) == ("float32", 0)
 
 
-def test_changed_model_file(bundle: Path) -> None:
+def test_changed_and_missing_model_files(bundle: Path) -> None:
     (bundle / "model.onnx").write_bytes(b"graph?")
-    with pytest.raises(BundleError) as error:
+    with pytest.raises(BundleError, match=rf"^{bundle}/model\.onnx: differs from its checksum"):
         read_model_file(bundle, read_config(bundle), "model.onnx")
-    assert str(error.value) == (
-        f"{bundle}/model.onnx: differs from its checksum in config.json; "
-        "the file is damaged or was replaced: copy or export the bundle again"
-    )
-
-
-def test_missing_model_file(bundle: Path) -> None:
     (bundle / "model.onnx").unlink()
-    with pytest.raises(BundleError) as error:
+    with pytest.raises(BundleError, match=rf"^{bundle}/model\.onnx: no such file"):
         read_model_file(bundle, read_config(bundle), "model.onnx")
-    assert str(error.value) == f"{bundle}/model.onnx: no such file; copy or export the bundle again"
 
 
 def test_missing_folder_and_config(tmp_path: Path) -> None:
-    with pytest.raises(BundleError) as error:
-        read_config(tmp_path / "none")
-    assert str(error.value) == f"{tmp_path}/none: no such folder; give the folder that `asr train` wrote"
     (tmp_path / "last.ckpt").write_bytes(b"")
-    with pytest.raises(BundleError) as error:
-        read_config(tmp_path / "last.ckpt")
-    assert str(error.value) == (
-        f"{tmp_path}/last.ckpt: a file, not the folder of a model bundle; "
-        "give the folder that `asr train` wrote"
-    )
-    with pytest.raises(BundleError) as error:
-        read_config(tmp_path)
-    assert str(error.value) == f"{tmp_path}: no config.json; give the folder of a model bundle"
+    reasons = {"none": "/none: no such folder", "last.ckpt": "/last.ckpt: a file", ".": ": no config.json"}
+    for name, reason in reasons.items():
+        with pytest.raises(BundleError, match=f"^{tmp_path}{reason}"):
+            read_config(tmp_path / name)
 
 
 @pytest.mark.parametrize("content", [b"", b'{"schema": 1, "arch', b"\xff\xfe\x00"])
@@ -93,43 +77,27 @@ def test_damaged_config(bundle: Path, content: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("edit", "message"),
+    ("edit", "part"),
     [
-        (lambda row: row.update(schema=2), "has schema 2, newer than 1, the last one known; upgrade asr"),
-        (
-            lambda row: row.pop("schema"),
-            "not written by asr (it has no schema number); give the folder of a model bundle",
-        ),
-        (
-            lambda row: row.update(schema="1"),
-            "not written by asr (it has no schema number); give the folder of a model bundle",
-        ),
-        (lambda row: row.pop("characters"), "the key 'characters' is missing; export the bundle again"),
-        (
-            lambda row: row.update(log_mel=[80]),
-            "the key 'log_mel' has a value of the wrong type; export the bundle again",
-        ),
-        (lambda row: row.update(lm="lm.bin"), "unknown key 'lm'; remove it or export the bundle again"),
+        (lambda row: row.update(schema=3), "schema 3, newer than 2"),
+        (lambda row: row.pop("schema"), "no schema number"),
+        (lambda row: row.update(schema="1"), "no schema number"),
+        (lambda row: row.pop("characters"), "'characters' is missing"),
+        (lambda row: row.update(log_mel=[80]), "'log_mel' has a value of the wrong type"),
+        (lambda row: row.update(parameters="many"), "'parameters' has a value of the wrong type"),
+        (lambda row: row.update(lm="lm.bin"), "unknown key 'lm'"),
         (lambda row: row["log_mel"].update(sample_rate=8000), "log_mel.sample_rate must be 16000, not 8000"),
         (lambda row: row["log_mel"].update(hop=0), "log_mel.hop must be a number of samples, not 0"),
         (lambda row: row["log_mel"].pop("window"), "log_mel.window must be a number of samples, not None"),
-        (
-            lambda row: row.update(weights="int4"),
-            "has weights of type 'int4', which is not known; upgrade asr",
-        ),
-        (
-            lambda row: row.update(characters="ABA"),
-            "vocabulary 'ABA': characters must be present and distinct",
-        ),
+        (lambda row: row.update(weights="int4"), "'int4'"),
+        (lambda row: row.update(characters="ABA"), "'ABA'"),
     ],
 )
-def test_config_that_cannot_be_used(
-    bundle: Path, edit: Callable[[dict[str, Any]], Any], message: str
-) -> None:
+def test_config_that_cannot_be_used(bundle: Path, edit: Callable[[dict[str, Any]], Any], part: str) -> None:
     change(bundle, edit)
     with pytest.raises(BundleError) as error:
         read_config(bundle)
-    assert str(error.value) == f"{bundle}/config.json: {message}"
+    assert str(error.value).startswith(f"{bundle}/config.json: ") and part in str(error.value)
 
 
 def test_config_of_something_else(bundle: Path) -> None:

@@ -17,12 +17,10 @@ from onnx import TensorProto, numpy_helper
 from asr.errors import AsrError, BundleError
 from asr.features.logmel import LogMel, LogMelConfig
 from asr.inference.transcriber import load_model
-from asr.model.acoustic import AcousticModel, Architecture
+from asr.model.acoustic import AcousticModel, Architecture, Cell
 from asr.model.bundle import ONNX, read_config, write_config
 from asr.model.compress import WeightType, compress_bundle, compress_graph, quantize
-from asr.model.export import check_parity, load_acoustic_model, save_bundle
-from asr.model.onnx_graph import build_graph
-from asr.model.recurrent import Cell
+from asr.model.export import build_graph, check_parity, load_acoustic_model, save_bundle
 from asr.text import ENGLISH
 from tests.model.test_acoustic import small_model
 from tests.standin import write_bundle
@@ -200,63 +198,47 @@ def test_torch_and_onnx_runtime_have_the_same_int8_weights(source: Path, tmp_pat
     assert check_parity(load_acoustic_model(small), LogMelConfig(), graph) < 1e-4
 
 
-def test_a_trained_model_is_not_replaced(source: Path, tmp_path: Path) -> None:
-    shutil.copytree(source, tmp_path / "other")
-    assert refused(source, tmp_path / "other") == (
-        f"{tmp_path}/other: holds a trained model; name another folder"
-    )
-
-
-def refused(source: Path, target: Path, weights: WeightType = "int8") -> str:
+def refused(source: Path, target: Path, *parts: str, weights: WeightType = "int8") -> None:
+    """Check that compressing fails with a message of these parts."""
     with pytest.raises(BundleError) as error:
         compress_bundle(source, target, weights)
-    return str(error.value)
+    assert all(part in str(error.value) for part in parts), error.value
 
 
-def test_what_is_refused(source: Path, tmp_path: Path) -> None:
-    small, letters = tmp_path / "small", tmp_path / "letters"
+def test_bundles_that_are_refused(source: Path, tmp_path: Path) -> None:
+    small, letters, other = tmp_path / "small", tmp_path / "letters", tmp_path / "other"
     compress_bundle(source, small, "int8")
-    assert refused(small, tmp_path / "other", "float16") == (
-        f"{small}: has int8 weights already; export the one it was made of"
-    )
-    assert refused(source, source) == f"{source}: would replace {source}; name another folder"
+    refused(small, other, f"{small}: ", "int8", weights="float16")
+    refused(source, source, f"{source}: ", "would replace")
     shutil.copytree(source, small / "inner")
-    assert refused(small / "inner", small) == f"{small}: would replace {small / 'inner'}; name another folder"
+    refused(small / "inner", small, f"{small}: ", f"would replace {small / 'inner'}")
+    shutil.copytree(source, tmp_path / "trained")
+    refused(source, tmp_path / "trained", f"{tmp_path}/trained: ", "a trained model")
     letters.mkdir()
     (letters / "config.json").write_text('{"dear": "Ann"}')
-    assert refused(source, letters) == f"{letters}: is there and is no model bundle; name another folder"
+    refused(source, letters, f"{letters}: ", "not a model bundle")
     assert (letters / "config.json").read_text() == '{"dear": "Ann"}'
     foreign = write_bundle(tmp_path / "standin")
-    assert refused(foreign, tmp_path / "other") == (
-        f"{foreign}/model.onnx: has no weight matrix to compress; give a bundle that `asr train` wrote"
-    )
+    refused(foreign, other, f"{foreign}/model.onnx: ", "no weight matrix")
     (source / "model.onnx").write_bytes(b"graph")
-    assert refused(source, tmp_path / "other") == (
-        f"{source}/model.onnx: differs from its checksum in config.json; "
-        "the file is damaged or was replaced: copy or export the bundle again"
-    )
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["bundle", "letters", "small", "standin"]
-
-
-def test_a_file_that_is_no_graph(source: Path, tmp_path: Path) -> None:
-    (source / "model.onnx").write_bytes(b"no graph")
+    refused(source, other, f"{source}/model.onnx: ", "checksum")
     write_config(source, read_config(source))
-    assert refused(source, tmp_path / "other") == (
-        f"{source}/model.onnx: not an ONNX graph; copy or export the bundle again"
-    )
+    refused(source, other, f"{source}/model.onnx: ", "not an ONNX graph")
+    assert not other.exists()
+    assert len(list(tmp_path.iterdir())) == 5
 
 
 @pytest.mark.parametrize(
     ("value", "weights", "message"),
     [
-        (1e5, "float16", "a weight is beyond the range of float16; take int8"),
-        (np.nan, "int8", "a weight is not a number; train the model again"),
-        (np.inf, "int8", "a weight is not a number; train the model again"),
+        (1e5, "float16", "range of float16"),
+        (np.nan, "int8", "not a number"),
+        (np.inf, "int8", "not a number"),
     ],
 )
-def test_weights_that_cannot_be_held(value: float, weights: WeightType, message: str) -> None:
+def test_weights_that_cannot_be_represented(value: float, weights: WeightType, message: str) -> None:
     model = small_model()
     with torch.no_grad():
         model.output.weight[3, 4] = value
-    with pytest.raises(ValueError, match=f"^{message}$"):
+    with pytest.raises(ValueError, match=message):
         compress_graph(build_graph(model, LogMel()), weights)

@@ -129,7 +129,7 @@ def toy_recipe(folder: Path) -> tuple[Path, Path]:
     corpus = make_corpus(folder / "corpus", count=6)
     recipe = yaml.safe_load((Path(study.__file__).parent / "cells.yaml").read_text())
     recipe["trainer"] |= {"max_epochs": 2, "log_every_n_steps": 1}
-    recipe["model"] |= {"layers": 1, "hidden": 8}
+    recipe["model"]["architecture"] |= {"layers": 1, "hidden": 8}
     recipe["data"] |= {"train": [str(corpus)], "validation": [str(corpus)], "batch_seconds": 10}
     (folder / "toy.yaml").write_text(yaml.safe_dump(recipe))
     return folder / "toy.yaml", corpus
@@ -166,7 +166,7 @@ def test_a_study_writes_tables_and_plots_and_repeats_no_run(
 
 def test_results_of_another_recipe_are_refused(tmp_path: Path) -> None:
     run = Run("gru", 8, 1e-3, 1)
-    (tmp_path / f"{run.name}.json").write_text('{"recipe": {"model": {"layers": 1}}}')
-    (tmp_path / "other.yaml").write_text("model: {layers: 2}")
+    (tmp_path / f"{run.name}.json").write_text('{"recipe": {"model": {"architecture": {"layers": 1}}}}')
+    (tmp_path / "other.yaml").write_text("model: {architecture: {layers: 2}}")
     with pytest.raises(TrainingError, match="made by another recipe"):
         measure.measured(run, tmp_path / "other.yaml", tmp_path, tmp_path)

@@ -16,12 +16,15 @@ def write_recipe(folder: Path, corpus: Path, **trainer: object) -> Path:
             "default_root_dir": str(folder / "exp"),
             "max_epochs": 2,
             "accelerator": "cpu",
+            "devices": 1,
             "enable_progress_bar": False,
-            "enable_model_summary": False,
             "log_every_n_steps": 1,
             **trainer,
         },
-        "model": {"layers": 1, "hidden": 16, "dropout": 0.2, "warmup_steps": 2},
+        "model": {
+            "architecture": {"layers": 1, "hidden": 16, "dropout": 0.2},
+            "optimizer": {"warmup_steps": 2},
+        },
         "ema": {"decay": 0.5},
         "data": {"train": [str(corpus)], "validation": [str(corpus)], "batch_seconds": 2.5},
     }

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from asr import manifest
 from asr.errors import StoreError, TextError, TrainingError
@@ -31,22 +30,6 @@ def test_a_batch_holds_what_was_prepared(tmp_path: Path) -> None:
     ] == (batch.texts)
 
 
-def test_resident_features_are_the_same(tmp_path: Path) -> None:
-    folders = [
-        make_corpus(tmp_path / "a", count=4, seed=1, speeds=[0.9]),
-        make_corpus(tmp_path / "b", count=3),
-    ]
-    expected, resident = (SpeechDataset(folders, Tokenizer(), resident=r) for r in (False, True))
-    assert resident.resident is not None
-    assert len(resident.resident) == sum(resident.lengths)  # without the copies, at a speed not asked for
-    for positions in ([6, 0, 3], [5], list(range(7))):
-        arrived = resident[positions]
-        assert arrived.features.numel() == 0
-        batch = resident.to_device(arrived, torch.device("cpu"))
-        assert batch.starts is None and torch.equal(batch.features, expected[positions].features)
-        assert batch.ids == expected[positions].ids
-
-
 def test_statistics_of_two_corpora_are_those_of_all_their_frames(tmp_path: Path) -> None:
     folders = [make_corpus(tmp_path / "a", count=3, seed=1), make_corpus(tmp_path / "b", count=7, seed=2)]
     dataset = SpeechDataset(folders, Tokenizer())
@@ -54,6 +37,23 @@ def test_statistics_of_two_corpora_are_those_of_all_their_frames(tmp_path: Path)
     mean, std = dataset.statistics()
     np.testing.assert_allclose(mean, frames.mean(axis=0), atol=2e-3)
     np.testing.assert_allclose(std, frames.std(axis=0), rtol=1e-2, atol=2e-3)
+
+
+def test_speech_statistics_depend_neither_on_gain_nor_on_digital_silence(tmp_path: Path) -> None:
+    """Features of a gain g are shifted by 2 ln g, so far as the floor of the front end allows."""
+    folder = make_corpus(tmp_path / "corpus", count=3)
+    dataset = SpeechDataset([folder], Tokenizer())
+    mean, std = dataset.speech_statistics()
+    assert mean.shape == std.shape == (80,) and (std > 0).all()
+    store = dataset.stores[0]
+    entries = [item.entry for item in dataset.items]
+    read = {entry: store.read(entry).astype(np.float32) for entry in entries}
+    quiet = np.full((0, 80), -23.0, np.float32)
+    store.read = lambda entry: np.concatenate([read[entry] - 4, quiet])  # type: ignore[method-assign]
+    np.testing.assert_allclose(dataset.speech_statistics()[0], mean, atol=0.02)
+    quiet = np.full((40, 80), -23.0, np.float32)
+    padded_mean, _ = dataset.speech_statistics()
+    assert np.abs(padded_mean - mean).mean() < 0.3 and np.isfinite(padded_mean).all()
 
 
 def test_speeds_are_copies_and_must_have_been_prepared(tmp_path: Path) -> None:

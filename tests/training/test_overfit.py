@@ -11,6 +11,7 @@ import torch
 from asr.data_prep.digits import unpack_audio
 from asr.decoding.greedy import greedy
 from asr.features.logmel import LogMel
+from asr.model.acoustic import Architecture
 from asr.text import Tokenizer
 from asr.training.data import Batch
 from asr.training.module import CTCModule
@@ -48,7 +49,7 @@ def digits(folder: Path) -> Recordings:
 def overfit(recordings: Recordings) -> tuple[list[str], float]:
     """Train a small model until it knows the batch; returns what it hears and the last loss a token."""
     torch.manual_seed(0)
-    module = CTCModule(layers=1, hidden=96, dropout=0.0)
+    module = CTCModule(Architecture(29, layers=1, hidden=96, dropout=0.0))
     waveforms = torch.zeros(len(recordings), max(len(samples) for samples, _ in recordings))
     for row, (samples, _) in zip(waveforms, recordings, strict=True):
         row[: len(samples)] = torch.from_numpy(samples)

@@ -10,11 +10,11 @@ import torch
 import yaml
 
 from asr.decoding.greedy import greedy
+from asr.model.acoustic import Architecture
 from asr.text import Tokenizer
 from asr.training.callbacks import read_curves
-from asr.training.data import SpeechDataset
+from asr.training.data import BucketSampler, SpeechDataset
 from asr.training.module import CTCModule
-from asr.training.sampler import BucketSampler
 from tests.training.corpus import make_corpus
 from tests.training.runs import write_recipe
 
@@ -25,9 +25,13 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 DUMPER = """
-import sys, torch
+import os, sys, torch
 from asr.cli import main
+from asr.training import run
 from asr.training.module import CTCModule
+
+os.sched_getaffinity = lambda pid: {0, 1}
+run.LEAST_SECONDS = 1
 
 losses = CTCModule.losses
 def keep_ids(self, batch, features):
@@ -43,16 +47,22 @@ sys.exit(main(["train", "--config", sys.argv[1]]))
 """
 
 
-def test_two_processes_train_as_one_would(tmp_path: Path, corpus: Path) -> None:
-    recipe = write_recipe(tmp_path, corpus, devices=2, strategy="ddp", max_epochs=1)
+def test_by_default_a_process_per_core_trains_as_one_would(tmp_path: Path, corpus: Path) -> None:
+    recipe = write_recipe(tmp_path, corpus, devices="auto", max_epochs=1)
     settings = yaml.safe_load(recipe.read_text())
     still = {"time_masks": 0, "time_frames": 1, "time_share": 1.0, "frequency_masks": 0, "frequency_bins": 1}
-    settings["model"] |= {"dropout": 0.0, "spec_augment": still}
+    settings["model"]["architecture"]["dropout"] = 0.0
+    settings["model"]["augmentation"] = {"spec_augment": still}
+    settings["data"]["batch_seconds"] = 5.0  # of both processes
     recipe.write_text(yaml.safe_dump(settings))
     (tmp_path / "dump.py").write_text(DUMPER)
     command = [sys.executable, str(tmp_path / "dump.py"), str(recipe), str(tmp_path)]
     process = subprocess.run(command, capture_output=True, text=True, timeout=200)
     assert process.returncode == 0, process.stderr[-2000:]
+    epoch, bundle = process.stdout.splitlines()
+    assert epoch.startswith("epoch   0 ") and "best epoch 0" in epoch and bundle.startswith("model bundle: ")
+    told = [line for line in process.stderr.splitlines() if "Warning" in line or "FLOPs" in line]
+    assert all("only blanks" in line for line in told), process.stderr
 
     data = SpeechDataset([corpus], Tokenizer())
     root = tmp_path / "exp"
@@ -62,10 +72,10 @@ def test_two_processes_train_as_one_would(tmp_path: Path, corpus: Path) -> None:
     # Gradients of the first step: those of one process with both batches.
     ids = [id for rank in range(2) for id in torch.load(tmp_path / f"ids{rank}")]
     assert len(set(ids)) == len(ids) > 2
-    module = CTCModule(layers=1, hidden=16, dropout=0.0)
+    module = CTCModule(Architecture(29, layers=1, hidden=16, dropout=0.0))
     module.model.load_state_dict(torch.load(tmp_path / "weights"))
     both = data[[next(i for i, item in enumerate(data.items) if item.entry.id == id) for id in ids]]
-    losses, _, _ = module.losses(both, both.features)
+    losses, _, _ = module.losses(both, module.model.normalize(both.features, both.lengths))
     (losses.sum() / both.target_lengths.sum()).backward()
     for name, gradient in torch.load(tmp_path / "gradients").items():
         expected = dict(module.model.named_parameters())[name].grad
@@ -77,7 +87,7 @@ def test_two_processes_train_as_one_would(tmp_path: Path, corpus: Path) -> None:
     module.eval()
     every = data[list(range(len(data)))]
     with torch.inference_mode():
-        _, log_probs, lengths = module.losses(every, every.features)
+        _, log_probs, lengths = module.losses(every, module.model.normalize(every.features, every.lengths))
     texts = [
         greedy(row[:n], Tokenizer(), 1.0).text for row, n in zip(log_probs.numpy(), lengths, strict=True)
     ]
@@ -108,5 +118,5 @@ def test_two_processes_end_together_whichever_is_asked(tmp_path: Path, corpus: P
     command = [sys.executable, str(tmp_path / "ended.py"), str(recipe), asked]
     process = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert process.returncode == 75, process.stderr[-2000:]
-    assert "exp: asked to end; go on with --resume\n" in process.stderr
+    assert "exp: stopped by SIGTERM; continue with --resume\n" in process.stderr
     assert torch.load(tmp_path / "exp" / "recent.ckpt", weights_only=True)["global_step"] == 3

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asr.errors import TrainingError
-from asr.training.sampler import BucketSampler
+from asr.training.data import BucketSampler
 
 corpora = st.lists(st.integers(1, 3000), min_size=8, max_size=120)
 

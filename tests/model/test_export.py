@@ -1,5 +1,6 @@
-"""The ONNX graph gives what torch gives, for every cell, direction and length."""
+"""The ONNX graph equals torch for every cell, direction and length; bundles of today and of schema 1 load."""
 
+import json
 import math
 from pathlib import Path
 
@@ -13,10 +14,9 @@ from onnx import helper
 
 from asr.errors import BundleError
 from asr.features.logmel import LogMel, LogMelConfig
-from asr.model.acoustic import AcousticModel
-from asr.model.export import load_acoustic_model, save_bundle
-from asr.model.onnx_graph import build_graph
-from asr.model.recurrent import Cell
+from asr.model.acoustic import AcousticModel, Architecture, Cell, Normalization, migrate
+from asr.model.bundle import BOX, read_config, resolve_bundle
+from asr.model.export import build_graph, load_acoustic_model, save_bundle, take_weights
 from tests.model.test_acoustic import small_model
 
 
@@ -40,8 +40,9 @@ def test_every_cell_and_direction(cell: Cell, bidirectional: bool) -> None:
     assert run_both(small_model(cell, bidirectional), [16_000, 400, 5_601, 12_345]) < 1e-4
 
 
-def test_odd_and_even_frame_counts_alone_and_together() -> None:
-    model = small_model(normalization="utterance")
+@pytest.mark.parametrize("normalization", ["utterance", "speech"])
+def test_odd_and_even_frame_counts_alone_and_together(normalization: Normalization) -> None:
+    model = small_model(normalization=normalization)
     lengths = [400 + 160 * frames + extra for frames in range(9) for extra in (0, 159)]
     assert run_both(model, lengths) < 1e-4
     assert max(run_both(model, [length]) for length in lengths[:6]) < 1e-4
@@ -87,6 +88,7 @@ def test_the_bundle_gives_back_the_model(tmp_path: Path) -> None:
         characters="ABCDEFGHIJKLMNOPQRSTUVWXYZ '",
         training_data="none",
     )
+    assert read_config(folder).parameters == sum(p.numel() for p in model.parameters())
     again = load_acoustic_model(folder)
     assert again.architecture == model.architecture
     for name, value in model.state_dict().items():
@@ -110,9 +112,57 @@ def test_a_bundle_is_replaced_as_a_whole_but_nothing_else_is(tmp_path: Path) -> 
 def test_a_model_that_onnx_does_not_reproduce_is_not_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("asr.model.onnx_graph._GATES", {"gru": (0, 1, 2)})  # gates in the wrong order
-    with pytest.raises(BundleError, match="not written, as ONNX and torch differ by"):
+    monkeypatch.setattr("asr.model.export._GATES", {"gru": (0, 1, 2)})  # gates in the wrong order
+    with pytest.raises(BundleError, match="not written; ONNX Runtime and torch differ by"):
         save_bundle(
             tmp_path / "bundle", small_model(), LogMelConfig(), characters="ABC", training_data="none"
         )
     assert list(tmp_path.iterdir()) == []
+
+
+OLD = Path(__file__).parent / "old_bundle"
+"""Written by the code of schema 1, without model.onnx: two bidirectional GRU layers with `cmn`. Its
+log_probs.json is what that code computed for `old_features()`."""
+
+
+def old_features() -> torch.Tensor:
+    t, f = torch.arange(30)[:, None], torch.arange(80)
+    return 3 * torch.sin(0.37 * t + 0.11 * f) + torch.cos(1.3 * t) - 5
+
+
+def test_a_bundle_of_schema_1_computes_the_same() -> None:
+    model = load_acoustic_model(OLD)
+    assert model.architecture == Architecture(4, layers=2, hidden=2, normalization="utterance")
+    assert read_config(OLD).parameters == 0
+    with torch.inference_mode():
+        log_probs, lengths = model(old_features()[None], torch.tensor([30]))
+    expected = torch.tensor(json.loads((OLD / "log_probs.json").read_text()))
+    assert lengths.tolist() == [8]
+    torch.testing.assert_close(log_probs[0], expected, atol=1e-4, rtol=0)
+
+
+def test_weights_of_schema_1_are_a_start() -> None:
+    model = AcousticModel(Architecture(7, layers=2, hidden=2, normalization="speech"))
+    take_weights(model, OLD)
+    old = load_acoustic_model(OLD).state_dict()
+    taken = {name for name, value in model.state_dict().items() if torch.equal(value, old[name])}
+    assert set(old) - taken == {"output.weight", "output.bias"}
+
+
+def test_migration_renames_old_keys_only() -> None:
+    assert migrate({"cmn": False, "layers": 2}) == {"normalization": "corpus", "layers": 2}
+    old = {"model.recurrent.0.ahead.bias_hh_l0": 1, "recurrent.1.back.weight_ih_l0": 2, "output.bias": 3}
+    new = migrate(old)
+    assert list(new) == [
+        "model.recurrent.0.forward_rnn.bias_hh_l0",
+        "recurrent.1.backward_rnn.weight_ih_l0",
+        "output.bias",
+    ]
+    assert migrate(new) == new
+
+
+def test_the_built_in_model_loads_and_trains_on() -> None:
+    model = load_acoustic_model(resolve_bundle(BOX)).train()
+    log_probs, _ = model(old_features()[None], torch.tensor([30]))
+    log_probs[..., 1].sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())

@@ -1,36 +1,65 @@
-"""CTC-CRF: CTC normalised over whole token sequences instead of frame by frame.
+"""Training losses: CTC, consistency regularisation between two views (CR-CTC), and CTC-CRF.
 
-Xiang & Ou, 2019 (ICASSP, "CRF-based single-stage acoustic modeling with CTC topology"); it is lattice-free
-MMI (Povey et al., 2016) with CTC's topology. With CTC's P(w | x) and a trigram model P(w) of tokens,
+CTC-CRF (Xiang & Ou, ICASSP 2019) normalises CTC over whole token sequences instead of frame by frame; it is
+lattice-free MMI (Povey et al., 2016) with CTC's topology. With CTC's P(w | x) and a trigram model P(w),
 
     -log p(w | x) = -log [P(w | x) P(w)] + log sum_v [P(v | x) P(v)],
 
-so that the model learns to tell the tokens from what else the trigrams would allow, and what is trained fits
-decoding with a language model.
+so the model learns to tell the reference from whatever else the trigrams allow, which matches decoding with a
+language model.
 """
 
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from asr.errors import TrainingError
-from asr.model.subsampling import padding_mask
+from asr.model.acoustic import padding_mask
 from asr.text import BLANK
+from asr.training.data import Batch
 
 MOST_TOKENS = 128
-"""All trigrams are held, 4 bytes each."""
+"""Vocabulary limit of the trigram table, which holds 4 bytes for each of the V**3 trigrams."""
+
+
+def ctc_losses(batch: Batch, log_probs: Tensor, lengths: Tensor) -> Tensor:
+    """CTC loss of each utterance in nats, `float32[B]`, of log-probabilities `float32[B, T, V]`."""
+    with torch.autocast(log_probs.device.type, enabled=False):
+        return F.ctc_loss(
+            log_probs.transpose(0, 1), batch.targets, lengths, batch.target_lengths, BLANK, reduction="none"
+        )
+
+
+def two_views(batch: Batch) -> Batch:
+    """Repeat a batch: all first views, then all second views in the same order."""
+    # Not torch.cat, which rejects float16 under autocast to bfloat16.
+    tensors = {k: v for k, v in batch._asdict().items() if isinstance(v, Tensor)}
+    doubled = {k: v.repeat(2, *[1] * (v.ndim - 1)) for k, v in tensors.items()}
+    return batch._replace(ids=batch.ids * 2, texts=batch.texts * 2, **doubled)
+
+
+def consistency_loss(log_probs: Tensor, lengths: Tensor) -> Tensor:
+    """Sum of KL(b || a) + KL(a || b) over the frames of both views (Yao et al., 2025, arXiv 2410.05101).
+
+    `float[2B, T, V]` log-probabilities of a batch from `two_views`, lengths `int[2B]` -> scalar. Each view
+    is trained towards the other one, detached.
+    """
+    target = torch.cat(log_probs.detach().chunk(2)[::-1])
+    kl = F.kl_div(log_probs, target, reduction="none", log_target=True).sum(dim=2)
+    return (kl * padding_mask(lengths, kl.shape[1])).sum()
 
 
 def trigrams(sequences: Iterable[Sequence[int]], size: int) -> Tensor:
-    """P(c | a, b) at `[a, b, c]` of token sequences, `float32[size, size, size]`; the blank stands for the
-    begin and the end of a sequence. Smoothed after Witten and Bell (1991), so that none is 0.
+    """Estimate P(c | a, b) at `[a, b, c]` from token sequences, `float32[size, size, size]`.
 
-    Raises TrainingError if there are too many tokens to hold.
+    The blank marks the beginning and end of a sequence. Witten-Bell smoothing (1991) keeps all of them
+    positive. Raises TrainingError if the vocabulary exceeds MOST_TOKENS.
     """
     if size > MOST_TOKENS:
-        raise TrainingError(f"model.crf: {size} tokens, {MOST_TOKENS} is the limit; set model.crf to 0")
+        raise TrainingError(f"model.crf: {size} tokens exceed the limit of {MOST_TOKENS}; set model.crf to 0")
     ends = torch.tensor([BLANK])
     counts = torch.zeros(size**3, dtype=torch.float64)
     for sequence in sequences:
@@ -44,13 +73,13 @@ def trigrams(sequences: Iterable[Sequence[int]], size: int) -> Tensor:
 
 
 def _interpolated(counts: Tensor, shorter: Tensor) -> Tensor:
-    """As much weight for the shorter history as there are kinds of tokens after the longer one."""
+    """Weight the shorter history by the number of distinct tokens seen after the longer one."""
     kinds = (counts > 0).sum(-1, keepdim=True).clamp(min=1)
     return (counts + kinds * shorter) / (counts.sum(-1, keepdim=True) + kinds)
 
 
-def log_prior(trigrams: Tensor, targets: Tensor, target_lengths: Tensor) -> Tensor:
-    """log P(w) of tokens `int64[B, L]` of the given lengths, `float32[B]`."""
+def log_prior_score(trigrams: Tensor, targets: Tensor, target_lengths: Tensor) -> Tensor:
+    """log P(w) of tokens `int64[B, L]`, `float32[B]`."""
     ends = targets.new_full((len(targets), 1), BLANK)
     valid = padding_mask(target_lengths, targets.shape[1])
     tokens = torch.cat([ends, ends, targets * valid, ends], dim=1)
@@ -58,21 +87,21 @@ def log_prior(trigrams: Tensor, targets: Tensor, target_lengths: Tensor) -> Tens
     return (log_probs * padding_mask(target_lengths + 1, log_probs.shape[1])).sum(1)
 
 
-def log_total(log_probs: Tensor, lengths: Tensor, trigrams: Tensor) -> Tensor:
-    """log sum_v [P(v | x) P(v)] over all token sequences v of each utterance, `float32[B]`.
+def log_partition(log_probs: Tensor, lengths: Tensor, trigrams: Tensor) -> Tensor:
+    """log sum_v [P(v | x) P(v)] over all token sequences v, `float32[B]`.
 
-    `float32[B, T, V]` log-probabilities of CTC, their lengths, and P(c | a, b).
+    Takes CTC log-probabilities `float32[B, T, V]`, their lengths, and P(c | a, b).
     """
     with torch.autocast(log_probs.device.type, enabled=False):
-        total: Tensor = _LogTotal.apply(log_probs.float(), lengths, trigrams)  # type: ignore[no-untyped-call]
-    return total
+        result: Tensor = _LogPartition.apply(log_probs.float(), lengths, trigrams)  # type: ignore[no-untyped-call]
+    return result
 
 
 class _Chain:
-    """One frame of the forward and of the backward recursion.
+    """Transitions of the forward and backward recursions.
 
-    A state is the last two tokens, a and then b, and whether the frame was a blank: `token` and `blank` are
-    `[b, B, a]`. The product over histories is then one batched product of matrices.
+    A state is the last two tokens, a then b, and whether the frame was a blank: `token` and `blank` are
+    `[b, B, a]`, so that the sum over histories is one batched matrix product.
     """
 
     def __init__(self, trigrams: Tensor) -> None:
@@ -82,7 +111,7 @@ class _Chain:
         self.other[:, :, BLANK] = 0
         self.again = self.other.diagonal(dim1=0, dim2=2).T.unsqueeze(1).clone()  # P(b | a, b): after a blank
         self.other.diagonal(dim1=0, dim2=2).zero_()
-        self.back = self.other.transpose(1, 2).contiguous()
+        self.reverse = self.other.transpose(1, 2).contiguous()
 
     def begin(self, utterances: int) -> tuple[Tensor, Tensor]:
         blank = self.end.new_zeros(len(self.end), utterances, len(self.end))
@@ -91,28 +120,28 @@ class _Chain:
         return token, blank
 
     def forward(self, token: Tensor, blank: Tensor, probs: Tensor) -> tuple[Tensor, Tensor]:
-        """Read a frame of `probs` `[V, B, 1]`."""
+        """Advance by a frame of probabilities `[V, B, 1]`."""
         both = token + blank
         moved = torch.bmm(both, self.other)  # [b, B, c]
         moved.diagonal(dim1=0, dim2=2).add_((blank * self.again).sum(2).T)
         return probs * (token + moved.transpose(0, 2)), probs[BLANK] * both
 
     def backward(self, token: Tensor, blank: Tensor, probs: Tensor) -> tuple[Tensor, Tensor]:
-        """The weights of what follows, before the frame of `probs`."""
+        """Step back over a frame of probabilities `[V, B, 1]`."""
         stays, blank = probs * token, probs[BLANK] * blank
         moved = stays.transpose(0, 2).contiguous()  # [b, B, c]
-        both = torch.bmm(moved, self.back) + blank
+        both = torch.bmm(moved, self.reverse) + blank
         return stays + both, both + moved.diagonal(dim1=0, dim2=2).T.unsqueeze(2) * self.again
 
 
-class _LogTotal(torch.autograd.Function):
-    """Forward-backward over probabilities that are scaled to a sum of 1 in each frame."""
+class _LogPartition(torch.autograd.Function):
+    """Forward-backward algorithm, rescaled to a sum of 1 in each frame."""
 
     @staticmethod
     def forward(ctx: Any, log_probs: Tensor, lengths: Tensor, trigrams: Tensor) -> Tensor:
         chain = _Chain(trigrams)
         valid = padding_mask(lengths, log_probs.shape[1])
-        # Beyond its length an utterance emits blanks for sure, which changes nothing.
+        # Certain blanks beyond an utterance's length leave the sum unchanged.
         certain = torch.zeros_like(log_probs[0, 0])
         certain[BLANK] = 1
         peaks = log_probs.amax(2, keepdim=True)
