@@ -202,7 +202,6 @@ def test_info_as_json(bundle: Path, capsys: Output) -> None:
             name: (bundle / name).stat().st_size
             for name in ("model.onnx", "model.safetensors", "README.md", "config.json")
         },
-        "parameters": sum(p.numel() for p in small_model().parameters()),
         "lm_ngrams": None,
         "lexicon_words": None,
         "checksums_agree": True,

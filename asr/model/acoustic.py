@@ -273,7 +273,7 @@ def run_rnn(rnn: nn.RNNBase, x: Tensor) -> Tensor:
 
 def run_with_weights(rnn: nn.RNNBase, x: Tensor, weights: Sequence[Tensor]) -> Tensor:
     """Run `rnn` with other weights, in its own order and in the type of `x`, from a zero state."""
-    state = x.new_zeros(1 + rnn.bidirectional, x.shape[1], rnn.hidden_size)
+    state = x.new_zeros(1 + rnn.bidirectional, x.shape[not rnn.batch_first], rnn.hidden_size)
     states = (state, state) if rnn.mode == "LSTM" else state
     options = (rnn.bias, 1, 0.0, rnn.training, rnn.bidirectional, rnn.batch_first)
     output: Tensor = _OPERATORS[rnn.mode](x, states, weights, *options)[0]

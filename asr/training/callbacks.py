@@ -5,6 +5,7 @@ import signal
 import threading
 import time
 from collections import defaultdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from pytorch_lightning.callbacks import Callback, ModelCheckpoint, WeightAveragi
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import SIGTERMException
-from torch.optim.swa_utils import get_ema_multi_avg_fn
+from torch import Tensor
 
 from asr.console import print_error
 from asr.errors import TrainingError
@@ -33,8 +34,12 @@ class WeightAverage(WeightAveraging):
     """
 
     def __init__(self, decay: float = 0.999) -> None:
-        average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
-        super().__init__(use_buffers=False, multi_avg_fn=average)
+        super().__init__(use_buffers=False, multi_avg_fn=partial(_update_average, decay=decay))
+
+
+def _update_average(averages: list[Tensor], weights: list[Tensor], _: Tensor, decay: float) -> None:
+    # As torch's get_ema_multi_avg_fn, whose closure cannot be sent to a spawned process.
+    torch._foreach_lerp_(averages, weights, 1 - decay)
 
 
 class EpochLine(Callback):
