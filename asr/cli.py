@@ -61,9 +61,9 @@ def train(arguments: list[str]) -> int:
     # Set before torch is imported: spinning threads slow a busy machine down 10 to 70 times.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    _quieten_lightning()
     from asr.training import run
 
+    _quieten_lightning()
     bundle = run.train(arguments, resume, use_all_cores=True)
     if bundle is not None:
         print(f"model bundle: {bundle}")
@@ -71,16 +71,18 @@ def train(arguments: list[str]) -> int:
 
 
 def _quieten_lightning() -> None:
-    """Hide messages of Lightning and jsonargparse that require no action."""
-    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
+    """Hide messages of Lightning, once it is imported, and jsonargparse that require no action."""
+    for library in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(library).setLevel(logging.WARNING)
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
     for message in (
-        ".*isinstance.treespec, LeafSpec. is deprecated.*",
+        ".*isinstance.treespec, LeafSpec.* is deprecated.*",
         ".*args parameter is intended to run from within Python.*",
         ".*Checkpoint directory .* exists.*",
         ".*recommended to use .self.log.*sync_dist=True.*",  # already reduced
         ".*does not have many workers.*",  # a batch is one gather; see SpeechData._loader
         ".*your dataloader is not resumable.*",  # it is: BucketSampler.skip
+        ".*smaller than the logging interval.*",
         ".*Experiment logs directory .* exists and is not empty.*",
     ):
         warnings.filterwarnings("ignore", message)
