@@ -269,6 +269,8 @@ class SpeechData(pl.LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Open the stores and check that they are consistent. Called by the trainer."""
+        if hasattr(self, "log_mel"):
+            return
         self.train_set = SpeechDataset(self.train_folders, self.tokenizer, self.speeds, self.lexicon)
         self.validation_set = SpeechDataset(self.validation_folders, self.tokenizer, lexicon=self.lexicon)
         configs = {store.config for s in (self.train_set, self.validation_set) for store in s.stores}

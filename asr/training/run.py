@@ -150,6 +150,7 @@ def train(arguments: Sequence[str], resume: bool | None = False, use_all_cores: 
     )
     root = Path(cli.trainer.default_root_dir)
     checkpoint = _checkpoint_to_resume(root, resume)
+    cli.datamodule.setup("fit")  # before other processes start, which would repeat its errors
     with _readable_errors(cli.trainer, root):
         cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=checkpoint, weights_only=True)
     if not cli.trainer.is_global_zero:

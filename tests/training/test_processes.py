@@ -121,3 +121,12 @@ def test_two_processes_end_together_whichever_is_asked(tmp_path: Path, corpus: P
     assert process.returncode == 75, process.stderr[-2000:]
     assert "exp: stopped by SIGTERM; continue with --resume\n" in process.stderr
     assert torch.load(tmp_path / "exp" / "recent.ckpt", weights_only=True)["global_step"] == 3
+
+
+def test_an_error_in_the_data_is_reported_once(tmp_path: Path, corpus: Path) -> None:
+    recipe = write_recipe(tmp_path, corpus, devices=2, strategy="ddp")
+    command = [sys.executable, "-m", "asr.cli", "train", str(recipe), f"--data.train=[{tmp_path / 'none'}]"]
+    process = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert process.returncode == 1
+    (line,) = process.stderr.splitlines()
+    assert line.startswith(f"asr: {tmp_path / 'none'}: ")
