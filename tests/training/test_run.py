@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from asr.training.reverberation import Reverberation
 
 import asr
 from asr import manifest
