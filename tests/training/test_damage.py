@@ -30,9 +30,9 @@ def cut(shard: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
-        (cut, "the shard cannot be read (mmap length is greater than file size)"),
-        (Path.unlink, "the shard cannot be read ([Errno 2] No such file or directory"),
-        (lambda shard: shard.write_bytes(b"noise"), "the shard cannot be read ("),
+        (cut, "cannot read the shard (mmap length is greater than file size)"),
+        (Path.unlink, "cannot read the shard ([Errno 2] No such file or directory"),
+        (lambda shard: shard.write_bytes(b"noise"), "cannot read the shard ("),
     ],
     ids=["cut", "missing", "no array"],
 )
