@@ -10,6 +10,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import MISSING, dataclass, field
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -100,16 +101,11 @@ def transcribe(args: Transcribe, options: "TranscribeOptions", load: "LoadOption
         return 1 if failures else 0
     model = _load(args.model, args.threads, load, options.hotwords)
     _trim_memory()
+    write = partial(_write, outputs) if formats else partial(_print, args.json, len(recordings) > 1)
     with progress(seconds=_seconds(recordings), count=len(recordings)) as update:
         paths = (recording.path for recording in recordings)
         for path, result in model.transcribe_files(paths, options, lambda seconds: update(seconds=seconds)):
-            if isinstance(result, AsrError):
-                found = [str(result)]
-            elif formats:
-                found = list(_write(path, result, outputs[path]))
-            else:
-                found = []
-                _print(path, result, args.json, named=len(recordings) > 1)
+            found = [str(result)] if isinstance(result, AsrError) else list(write(path, result))
             for failure in found:
                 print_error(failure)
             failures += found
@@ -129,21 +125,22 @@ def _formats(args: Transcribe) -> tuple[str, ...]:
     return tuple(kind for kind in FORMATS if kind in asked or "all" in asked)
 
 
-def _print(path: Path, transcript: "Transcript", json: bool, named: bool) -> None:
+def _print(json: bool, named: bool, path: Path, transcript: "Transcript") -> Iterator[str]:
     from asr.inference import writers
 
     if json:
         _print_json(writers.json_line(path, transcript))
     else:
         print(writers.text_line(path, transcript, named), flush=True)
+    return iter(())
 
 
-def _write(path: Path, transcript: "Transcript", targets: dict[str, Path]) -> Iterator[str]:
+def _write(outputs: dict[Path, dict[str, Path]], path: Path, transcript: "Transcript") -> Iterator[str]:
     """Write a transcript in each format; yield what fails."""
     from asr.files import atomic_write
     from asr.inference.writers import FORMATS
 
-    for kind, target in targets.items():
+    for kind, target in outputs[path].items():
         try:
             with atomic_write(target) as file:
                 file.write(FORMATS[kind](transcript, path))
@@ -418,11 +415,9 @@ def evaluate(
 
 def _details(path: Path, condition: "Condition") -> Path:
     """Name the file of a condition: d.jsonl, d.snr-20.jsonl, d.tempo-0.8.jsonl."""
-    if condition.snr is not None:
-        return path.with_name(f"{path.stem}.snr-{condition.snr:g}{path.suffix}")
-    if condition.tempo != 1:
-        return path.with_name(f"{path.stem}.tempo-{condition.tempo:g}{path.suffix}")
-    return path
+    kind = f".tempo-{condition.tempo:g}" if condition.tempo != 1 else ""
+    kind = f".snr-{condition.snr:g}" if condition.snr is not None else kind
+    return path.with_name(path.stem + kind + path.suffix)
 
 
 @dataclass(frozen=True, kw_only=True)

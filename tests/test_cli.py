@@ -89,15 +89,9 @@ COMMANDS = [name.split() for section in cli.COMMANDS.values() for name in sectio
 def test_help(command: list[str], capsys: Output) -> None:
     assert usage(*command, "--help") == 0
     out, err = capsys.readouterr()
-    assert out.startswith(" ".join(["usage: asr", *command]))
-    assert err == ""
-
-
-def test_the_overview_lists_every_command(capsys: Output) -> None:
-    assert usage("--help") == 0
-    lines = capsys.readouterr().out.splitlines()
-    for name in (*map(" ".join, COMMANDS), "train"):
-        assert [line for line in lines if line.startswith(f"  {name}  ")]
+    assert out.startswith(" ".join(["usage: asr", *command])) and err == ""
+    if not command:  # the overview
+        assert all(f"\n  {name}  " in out for name in (*map(" ".join, COMMANDS), "train"))
 
 
 @dataclass(frozen=True)
@@ -129,19 +123,11 @@ def test_flags_of_a_dataclass() -> None:
     assert parse("--where", "there").where == Path("there")
 
 
-@pytest.mark.parametrize(
-    ("arguments", "complaint"),
-    [
-        (["--ratio", "nan"], "argument --ratio: 'nan' is not a number from 0 to 1"),
-        (["--ratio", "1.5"], "'1.5' is not a number from 0 to 1"),
-        (["--kind", "c"], "invalid choice: 'c'"),
-        (["--secret", "1"], "unrecognized arguments: --secret"),
-    ],
-)
-def test_flags_are_checked(arguments: list[str], complaint: str, capsys: Output) -> None:
+@pytest.mark.parametrize("arguments", ["--ratio nan", "--ratio 1.5", "--kind c", "--secret 1"])
+def test_flags_are_checked(arguments: str, capsys: Output) -> None:
     with pytest.raises(SystemExit):
-        parse(*arguments)
-    assert complaint in capsys.readouterr().err
+        parse(*arguments.split())
+    assert arguments.split()[0] in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_version(capsys: Output) -> None:

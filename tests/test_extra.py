@@ -29,22 +29,17 @@ def versions(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     return installed
 
 
-def test_a_pair_of_one_release_will_do(versions: dict[str, str]) -> None:
-    extra.require_train()
-
-
 @pytest.mark.parametrize("name", ["torch", "torchaudio", "pytorch-lightning", "joblib", "onnx"])
 def test_a_missing_package(versions: dict[str, str], name: str) -> None:
+    extra.require_train()
     del versions[name]
     assert message().startswith(f"{name} is not installed") and "asr[train]" in message()
 
 
-@pytest.mark.parametrize(
-    ("torch", "torchaudio"), [("2.15.0", "2.11.0"), ("2.1.0", "2.11.0"), ("3.11", "2.11")]
-)
-def test_a_mismatched_pair(versions: dict[str, str], torch: str, torchaudio: str) -> None:
-    versions |= {"torch": torch, "torchaudio": torchaudio}
-    assert message().startswith(f"torchaudio {torchaudio} cannot use torch {torch} (")
+@pytest.mark.parametrize("torch", ["2.15.0", "2.1.0", "3.11"])
+def test_a_mismatched_pair(versions: dict[str, str], torch: str) -> None:
+    versions["torch"] = torch
+    assert message().startswith(f"torchaudio 2.11.1 cannot use torch {torch} (")
 
 
 @pytest.mark.parametrize(
