@@ -1,230 +1,229 @@
-"""The `asr` command: parses, calls, prints. Nothing heavy is imported before a command needs it."""
+"""The `asr` command: the table of commands, and the flags of each, derived from option dataclasses.
+
+Nothing heavy is imported before a command is chosen.
+"""
 
 import argparse
-import logging
+import math
 import os
 import sys
-import warnings
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import MISSING, fields
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
+from dataclasses import MISSING, Field, fields
+from functools import partial
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
-from types import NoneType
-from typing import Any, get_args, get_origin, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from asr.cli_decoding import MODEL, add_decoding, decoding_of, manifests, model_folder, positive
-from asr.cli_evaluate import add_compare, add_evaluate
-from asr.cli_lm import add_lm
-from asr.cli_model import add_export, add_info
-from asr.cli_transcribe import add_transcribe
-from asr.console import exit_code, open_output, print_error
-from asr.errors import AsrError, TextError
+from asr import commands
+from asr.console import exit_code, open_output
+from data_prep import CORPORA
+
+Options = TypeVar("Options")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command. Returns 0, 1 after errors that were named, 2 for wrong usage (or by SystemExit)."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+COMMANDS = {
+    "Use a model": ("transcribe", "align", "info", "export"),
+    "Train a model": (*(f"prepare {name}" for name in CORPORA), "train", "tune"),
+    "Measure a model": ("evaluate", "compare"),
+    "Language models": ("lm train", "lm import", "lm export", "lm pack", "lm score"),
+}
+"""Functions of asr.commands; the docstring of each is its help, its parameters are dataclasses of options."""
+
+GROUPS = {"prepare": "CORPUS", "lm": "COMMAND"}
+"""Commands of two words, and how usage names the second."""
+
+HOMES = {
+    "TranscribeOptions": "asr.inference.transcriber",
+    "LoadOptions": "asr.inference.decoder",
+    "TuneOptions": "asr.scoring.tune",
+    "EvaluateOptions": "asr.scoring.evaluate",
+    "LmOptions": "asr.lm.estimate",
+}
+"""Modules of option dataclasses, imported when a command that takes them is chosen."""
+
+OMITTED = {"evaluate": {"channel", "n_best"}, "tune": {"greedy"}}
+"""Fields of a command's options that are no arguments of it."""
+
+EXAMPLES = """\
+examples:
+  asr transcribe talk.mp3                            print its text
+  asr transcribe recordings --out texts              transcribe a folder to text files
+  asr train recipes/digits/digits.yaml               train a model
+  asr evaluate exp/digits/bundle data/digits/test    measure its word error rate
+
+asr COMMAND --help explains the options of a command."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command. Returns its exit code: 0; 1 after errors, which were printed; 2 for wrong usage.
+
+    Raises SystemExit as argparse does, for --help and for wrong usage.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
     open_output()
-    return exit_code(lambda: _run(arguments))
+    return exit_code(lambda: _run(given))
 
 
 def _run(arguments: list[str]) -> int:
-    if arguments[:1] == ["train"]:  # its arguments are LightningCLI's
-        return train(arguments[1:])
-    if arguments[:1] == ["prepare"]:
-        return prepare(arguments[1:])
-    options = _parser().parse_args(arguments)
-    with _compilation_notice(arguments[0]):
-        return int(options.command(options))
+    if arguments[:1] in (["train"], ["tune"], ["prepare"]):
+        # Before torch is imported: with spinning OpenMP threads, a busy machine takes 10 to 70 times as long.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if arguments[:1] == ["train"]:
+        return commands.train(arguments[1:])  # LightningCLI parses them
+    given = vars(_parser(arguments).parse_args(arguments))
+    return int(given["run"](*(read_flags(options, given) for options in given["options"])))
 
 
-def _compilation_notice(command: str) -> AbstractContextManager[None]:
-    """Explain the wait on a terminal when numba compiles for the first time."""
-    if command not in ("transcribe", "evaluate", "tune", "align", "lm") or not sys.stderr.isatty():
-        return nullcontext()
-    from asr.jit import on_first_compilation
-
-    return on_first_compilation(
-        lambda: print_error("compiling the decoder, once on this machine; it may take a minute")
+def _parser(arguments: list[str]) -> argparse.ArgumentParser:
+    """Build the parser: every command, but only the flags of the one that `arguments` begin with."""
+    rows = [name for section in COMMANDS.values() for name in section]
+    summaries = {f"prepare {name}": help for name, help in CORPORA.items()}
+    summaries |= {
+        name: _summary(getattr(commands, name.replace(" ", "_"))) for name in rows if name not in summaries
+    }
+    overview = ["Speech recognition: log-mel features, bidirectional GRU, CTC."]
+    for title, names in COMMANDS.items():
+        overview += ["", f"{title}:", *(f"  {name:<20} {summaries[name]}" for name in names)]
+    parser = argparse.ArgumentParser(
+        "asr",
+        usage="asr COMMAND ...",
+        description="\n".join(overview),
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action="version", version=f"asr {version('asr')}")
+    top = parser.add_subparsers(prog="asr", required=True, metavar="COMMAND", help=argparse.SUPPRESS)
+    groups = {
+        name: top.add_parser(name).add_subparsers(prog=f"asr {name}", required=True, metavar=metavar)
+        for name, metavar in GROUPS.items()
+    }
+    for name in rows:
+        group, _, last = name.rpartition(" ")
+        subparser = (groups[group] if group else top).add_parser(
+            last, help=summaries[name], description=f"{summaries[name]}."
+        )
+        if name.split() == arguments[: len(name.split())]:
+            run, options = _find(name)
+            subparser.set_defaults(run=run, options=options)
+            for cls in options:
+                add_flags(subparser, cls, cls is not options[0], OMITTED.get(name, ()))
+    return parser
 
 
-def train(arguments: list[str]) -> int:
-    """`asr train RECIPE.yaml [--resume | --resume=auto] [--trainer.max_epochs=3 ...]`."""
-    resume = None if "--resume=auto" in arguments else "--resume" in arguments
-    arguments = [argument for argument in arguments if argument not in ("--resume", "--resume=auto")]
-    if arguments and not arguments[0].startswith("-"):
-        if not Path(arguments[0]).is_file():
-            raise AsrError(f"{arguments[0]}: no such recipe; see the folder recipes/")
-        arguments.insert(0, "--config")
-    from asr.extra import require_train
-
-    require_train()
-    # Set before torch is imported: spinning threads slow a busy machine down 10 to 70 times.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    from asr.training import run
-
-    _quieten_lightning()
-    bundle = run.train(arguments, resume, use_all_cores=True)
-    if bundle is not None:
-        print(f"model bundle: {bundle}")
-    return 0
+def _find(name: str) -> tuple[Callable[..., int], list[type]]:
+    """Import a command: its function, and the dataclasses that it takes."""
+    group, _, corpus = name.partition(" ")
+    if group == "prepare":
+        module = import_module(f"data_prep.{corpus.replace('-', '_')}")
+        return partial(commands.prepare, module.prepare), [module.Options]
+    run = getattr(commands, name.replace(" ", "_"))
+    hints = [hint for parameter, hint in run.__annotations__.items() if parameter != "return"]
+    return run, [getattr(import_module(HOMES[h]), h) if isinstance(h, str) else h for h in hints]
 
 
-def _quieten_lightning() -> None:
-    """Hide messages of Lightning, once it is imported, and jsonargparse that require no action."""
-    for library in ("pytorch_lightning", "lightning_fabric"):
-        logging.getLogger(library).setLevel(logging.WARNING)
-    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
-    for message in (
-        ".*isinstance.treespec, LeafSpec.* is deprecated.*",
-        ".*args parameter is intended to run from within Python.*",
-        ".*Checkpoint directory .* exists.*",
-        ".*recommended to use .self.log.*sync_dist=True.*",  # already reduced
-        ".*does not have many workers.*",  # a batch is one gather; see SpeechData._loader
-        ".*your dataloader is not resumable.*",  # it is: BucketSampler.skip
-        ".*smaller than the logging interval.*",
-        ".*Experiment logs directory .* exists and is not empty.*",
-    ):
-        warnings.filterwarnings("ignore", message)
+def _summary(documented: Any) -> str:
+    """The first sentence of a docstring, without full stop."""
+    return (documented.__doc__ or "").partition("\n")[0].partition(". ")[0].rstrip(".")
 
 
-def prepare(arguments: list[str]) -> int:
-    """`asr prepare NAME ...`, by the module data_prep.NAME."""
-    parser = argparse.ArgumentParser("asr prepare", description="Prepare a corpus, a lexicon or a text.")
-    names = parser.add_subparsers(dest="name", required=True, metavar="CORPUS")
-    module: Any = None
-    for name, text in import_module("data_prep").CORPORA.items():
-        command = names.add_parser(name, help=text)
-        if arguments[:1] == [name]:
-            module = import_module(f"data_prep.{name.replace('-', '_')}")
-            _add_options(command, module.Options)
-    given = vars(parser.parse_args(arguments))
-    given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
-    options = module.Options(**{field.name: given[field.name] for field in fields(module.Options)})
-    from asr.prepare import PrepareOptions
+def add_flags(
+    parser: argparse.ArgumentParser, options: type, group: bool = False, omitted: Collection[str] = ()
+) -> None:
+    """Add an argument for each field of a dataclass, in a group titled by its docstring if `group`.
 
-    if isinstance(options, PrepareOptions):
-        from asr.extra import require_train
-
-        require_train()
-    problems = module.prepare(options)
-    return 0 if all(problem.speed != 1.0 for problem in problems) else 1
+    A field without default is required; what is not given is left out of the namespace. Metadata: `help`;
+    `metavar`; `choices`; `least` and `most`, the range of a number; `positional`; `flag`, a name other than
+    the field's; `repeat`, for a tuple with one value a flag; `hidden`, for no argument; `fields_of`, another
+    dataclass whose fields are arguments, and those given the items of this mapping.
+    """
+    target = parser.add_argument_group(_summary(options)) if group else parser
+    _add_fields(target, options, omitted)
 
 
-def _add_options(parser: argparse.ArgumentParser, options: type) -> None:
-    """Add a flag for each field of a dataclass; metadata: help, metavar, positional, least (1)."""
+def _add_fields(
+    target: "argparse._ActionsContainer", options: type, omitted: Collection[str], defaults: bool = True
+) -> None:
     hints = get_type_hints(options)
     for field in fields(options):
-        many = get_origin(hints[field.name]) is tuple
-        kinds = [kind for kind in get_args(hints[field.name]) if kind not in (NoneType, ...)]
-        settings: dict[str, Any] = {
-            "type": positive if field.metadata.get("least") else (kinds or [hints[field.name]])[0],
-            "help": field.metadata["help"],
-            **({"metavar": field.metadata["metavar"]} if "metavar" in field.metadata else {}),
-            **({"nargs": "+"} if many else {}),
-        }
-        if field.metadata.get("positional"):
-            parser.add_argument(field.name, **settings)
-            continue
-        settings |= {"required": True} if field.default is MISSING else {"default": field.default}
-        parser.add_argument(f"--{field.name.replace('_', '-')}", **settings)
+        if "fields_of" in field.metadata:
+            _add_fields(target, field.metadata["fields_of"], omitted, defaults=False)
+        elif field.name not in omitted and not field.metadata.get("hidden"):
+            names, settings = _argument(field, hints[field.name])
+            target.add_argument(*names, help=_help(field, defaults), **settings)
 
 
-def tune(options: argparse.Namespace) -> int:
-    """`asr tune MODEL MANIFEST... [--lm FILE]`."""
-    from asr.scoring import report, tune
-
-    tuned = tune.tune_bundle(
-        options.model,
-        manifests(options.manifests),
-        decoding_of(options),
-        tune.TuneOptions(threads=options.threads),
-    )
-    for lm_weight, word_bonus, errors in tuned.tuning.trials:
-        print(f"language model weight {lm_weight:.2f}, word bonus {word_bonus:.2f}: {errors} word errors")
-    words = max(1, tuned.tuning.words)
-    print(f"WER {100 * tuned.tuning.errors / words:.2f} % on {words} words; written to {options.model}")
-    if tuned.held_out_errors is not None:
-        rate = tuned.held_out_errors / words
-        print(
-            f"WER {100 * rate:.2f} % with weights tuned on half of the speakers for the other half, in turn"
-        )
-    for name, fit in (("beam search", tuned.fit), ("greedy", tuned.greedy_fit)):
-        if fit is not None:
-            print(f"{name}: temperature {fit.temperature:.3f}; at that of the other speakers, in turn,")
-            print("  " + report.quality_line(fit.calibrated))
-    return 0
+def read_flags(options: Callable[..., Options], namespace: dict[str, Any]) -> Options:
+    """Make a dataclass from those of its fields that were given."""
+    return options(**_given(options, namespace))
 
 
-def align(options: argparse.Namespace) -> int:
-    """`asr align AUDIO TEXT --model BUNDLE`."""
-    from asr.inference import transcriber, writers
-    from asr.inference.decoder import LoadOptions
+def _given(options: Any, namespace: dict[str, Any]) -> dict[str, Any]:
+    given: dict[str, Any] = {}
+    for field in fields(options):
+        if "fields_of" in field.metadata:
+            given[field.name] = _given(field.metadata["fields_of"], namespace)
+        elif field.name in namespace and not field.metadata.get("hidden"):
+            value = namespace[field.name]
+            given[field.name] = tuple(value) if isinstance(value, list) else value
+    return given
 
-    text = _text(options.text)
-    decoding = LoadOptions(greedy=True, lexicon=options.lexicon)
-    transcript = transcriber.load_model(options.model, options.threads, decoding).align(options.audio, text)
-    if options.json:
-        open_output("utf-8")
-        print(writers.json_line(options.audio, transcript))
+
+def _argument(field: "Field[Any]", hint: Any) -> tuple[list[str], dict[str, Any]]:
+    """Names and settings for `add_argument`."""
+    meta, required = field.metadata, field.default is MISSING
+    settings: dict[str, Any] = {"default": argparse.SUPPRESS}
+    if meta.get("positional"):
+        names = [field.name]
+        settings |= {} if required else {"nargs": "?"}
     else:
-        print(writers.word_table(transcript))
-    return 0
+        names = [meta.get("flag", "--" + field.name.replace("_", "-"))]
+        settings |= {"dest": field.name, "required": required}
+    if hint is bool:
+        return names, settings | {"action": "store_true"}
+    kinds = [hint]
+    if get_origin(hint) in (tuple, Union, UnionType):
+        kinds = [kind for kind in get_args(hint) if kind not in (NoneType, Ellipsis)]
+    if get_origin(hint) is tuple:
+        settings |= {"action": "append"} if meta.get("repeat") else {"nargs": "+"}
+    choices = meta.get("choices") or (get_args(kinds[0]) if len(kinds) == 1 else ())
+    if choices:
+        settings |= {"choices": choices, "type": type(choices[0])}
+    else:
+        settings["type"] = partial(_value, kinds, meta.get("least", -math.inf), meta.get("most", math.inf))
+    if "dest" in settings and not choices:
+        settings["metavar"] = _METAVARS.get(kinds[0])
+    if "metavar" in meta:
+        settings["metavar"] = meta["metavar"]
+    return names, settings
 
 
-def _text(argument: str) -> str:
-    """A text, or what is in the file of that name."""
-    path = Path(argument)
-    if os.path.isfile(argument):  # noqa: PTH113 (Path.is_file() fails where a text is too long for a name)
-        try:
-            return path.read_text(encoding="utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise TextError(f"{argument}: not UTF-8 (byte {error.start})") from None
-    if len(argument.split()) == 1 and (path.suffix or path.name != argument):
-        raise TextError(f"{argument}: no such file; give a text, or a file that holds it")
-    return argument
+_METAVARS = {int: "N", float: "X", Path: "FILE", str: "NAME"}
+_KINDS = {int: "a whole number", float: "a number"}
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("asr", description="Speech recognition: log-mel features, BiGRU, CTC.")
-    parser.add_argument("--version", action="version", version=f"asr {version('asr')}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    commands.add_parser("prepare", help="corpora, lexicons and texts; see asr prepare --help", add_help=False)
-    commands.add_parser("train", help="train a model by a recipe; see asr train --help", add_help=False)
-    add_evaluate(commands)
+def _help(field: "Field[Any]", show_default: bool) -> str:
+    text, default = str(field.metadata["help"]), field.default
+    if show_default and default not in (MISSING, None, False, ()):
+        shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
+        text += f" (default: {shown})"
+    return text.replace("%", "%%")
 
-    command = commands.add_parser("tune", help="weight of a language model, by a development set")
-    command.set_defaults(command=tune)
-    command.add_argument("model", type=Path, help="model bundle; language model and weights are put into it")
-    command.add_argument(
-        "manifests",
-        type=Path,
-        nargs="+",
-        help="manifest.jsonl, or the folder that holds it; not the test set",
-    )
-    add_decoding(command, greedy=False)
 
-    command = commands.add_parser("align", help="when each word of a known text is said")
-    command.set_defaults(command=align)
-    command.add_argument("audio", type=Path, help="a recording")
-    command.add_argument("text", help="what is said in it, or a file that holds it")
-    command.add_argument("--model", type=model_folder, default="box", help=MODEL)
-    command.add_argument(
-        "--lexicon", type=Path, metavar="FILE", help="spellings, where the model's units are phones"
-    )
-    command.add_argument("--json", action="store_true", help="one JSON object")
-    command.add_argument("--threads", type=positive, help="cores to use (all)")
-
-    add_lm(commands)
-    add_compare(commands)
-    add_transcribe(commands)
-    add_export(commands)
-    add_info(commands)
-    return parser
+def _value(kinds: Sequence[Any], least: float, most: float, text: str) -> Any:
+    """Parse an argument as the first of `kinds` that it fits. Raises ArgumentTypeError."""
+    for kind in kinds:
+        if kind in _KINDS:
+            with suppress(ValueError):
+                if least <= kind(text) <= most:
+                    return kind(text)
+        elif not (literals := get_args(kind)) or text in literals:
+            return text if literals else kind(text)
+    limits = "".join(f" {word} {n:g}" for word, n in (("from", least), ("to", most)) if math.isfinite(n))
+    names = [_KINDS[kind] + limits if kind in _KINDS else " or ".join(get_args(kind)) for kind in kinds]
+    raise argparse.ArgumentTypeError(f"{text!r} is not {' or '.join(names)}")
 
 
 if __name__ == "__main__":

@@ -1,32 +1,37 @@
-"""What the commands say, and where."""
+"""Terminal output of the commands: messages, exit codes, the progress bar."""
 
 import io
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING
 
 from asr.errors import AsrError
 
-if TYPE_CHECKING:  # slow to import
+if TYPE_CHECKING:
     from rich.progress import Progress, ProgressColumn
+
+Update = Callable[..., None]
+"""`update(stage, seconds=0.0, count=0)`: name the stage; add seconds of audio, or items, that are done."""
 
 
 def open_output(encoding: str | None = None) -> None:
-    """Print what `encoding` lacks as an escape rather than fail; it defaults to what the user has set."""
+    """Set the encoding of stdout (default: the user's); characters it lacks are printed as escapes."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(encoding=encoding or sys.stdout.encoding, errors="backslashreplace")
 
 
 def print_error(message: str) -> None:
-    """One line on standard error."""
+    """Print one line to stderr."""
     print("asr:", message.replace("\n", "\\n"), file=sys.stderr)
 
 
 def exit_code(work: Callable[[], int]) -> int:
-    """Do what a command does; what a user can mend is said in one line. Returns its exit status."""
+    """Run a command and return its exit code; an error that the user can fix is printed as one line."""
     try:
         try:
             return work()
@@ -42,37 +47,25 @@ def exit_code(work: Callable[[], int]) -> int:
         if error.filename is not None:
             print_error(f"{error.filename}: {error.strerror}")
             return 1
-        if not isinstance(error, BrokenPipeError):  # then the reader of our output has left, as `head` does
+        if not isinstance(error, BrokenPipeError):  # the reader of our output has left, as `head` does
             print_error(f"{error.strerror or error}")
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
 
 
 def check_output(path: Path) -> None:
-    """Find out now, not after the work."""
+    """Raise AsrError if the file `path` cannot be written: before the work, not after it."""
     if path.is_dir():
         raise AsrError(f"{path}: is a folder; name a file")
     path.parent.mkdir(parents=True, exist_ok=True)
     if not os.access(path.parent, os.W_OK):
-        raise AsrError(f"{path.parent}: nothing can be written here; name another folder")
-
-
-@contextmanager
-def stages() -> Iterator[Callable[[str], None]]:
-    """Shows on a terminal what is done; silent in a pipe."""
-    if not sys.stderr.isatty():
-        yield lambda stage: None
-        return
-    from rich.console import Console
-
-    with Console(stderr=True).status("") as status:
-        yield status.update
+        raise AsrError(f"{path.parent}: no permission to write there; name another folder")
 
 
 def progress_bar(*columns: "ProgressColumn | str") -> "Progress":
-    """Create a progress bar on stderr with `columns` after it, hidden unless stderr is a terminal.
+    """Make a progress bar on stderr with `columns` after it, hidden if stderr is not a terminal.
 
-    It disappears when done. Lines printed to stderr meanwhile appear above it.
+    It disappears when done. Lines printed meanwhile stay above it.
     """
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TimeRemainingColumn
@@ -82,5 +75,46 @@ def progress_bar(*columns: "ProgressColumn | str") -> "Progress":
         *("{task.description}", BarColumn(), *columns, TimeRemainingColumn()),
         console=console,
         transient=True,
+        redirect_stdout=sys.stdout.isatty(),  # a pipe or a file is written to directly
         disable=not console.is_terminal,
     )
+
+
+@contextmanager
+def progress(
+    stage: str = "", seconds: float | None = None, count: int | None = None, show: bool = True
+) -> Iterator[Update]:
+    """Show a bar for `seconds` of audio, or else `count` items. Any thread may call what is yielded."""
+    if not (show and sys.stderr.isatty()):  # rich is slow to import
+        yield lambda stage="", seconds=0.0, count=0: None
+        return
+    begin, audio, lock = time.monotonic(), 0.0, Lock()
+    of = f" of {seconds / 60:.1f}" if seconds else ""
+
+    def update(stage: str = "", seconds: float = 0.0, count: int = 0) -> None:
+        nonlocal audio
+        with lock:
+            audio += seconds
+            speed = audio / max(time.monotonic() - begin, 1e-3)
+            done = f"{audio / 60:.1f}{of} min, {speed:.0f} x real time" if audio else ""
+            bar.update(task, description=stage or None, advance=seconds if of else count, done=done)
+
+    with progress_bar("{task.fields[done]}") as bar:
+        task = bar.add_task(stage, total=seconds or count, done="")
+        yield update
+
+
+def announce_compilation() -> None:
+    """Explain the wait, on a terminal, when numba first compiles the decoder on this machine."""
+    if not sys.stderr.isatty():
+        return
+    from numba.core import event
+
+    class Notice(event.Listener):  # type: ignore[misc]  # numba has no types
+        def on_start(self, _: event.Event) -> None:
+            event.unregister("numba:compile", self)
+            print_error("compiling the decoder, once on this machine; it may take a minute")
+
+        def on_end(self, _: event.Event) -> None: ...
+
+    event.register("numba:compile", Notice())

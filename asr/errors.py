@@ -1,14 +1,14 @@
-"""Errors that a user can mend: one line that names the thing, what is wrong, and what to do."""
+"""Errors that a user can fix: one line with the file or key, what is wrong, and what to do."""
 
 
 class AsrError(Exception):
-    """Base of all errors that the command line prints without a traceback; `status` is its exit code."""
+    """Base of the errors that `asr` prints without a traceback; `status` is its exit code."""
 
     status = 1
 
 
 class UsageError(AsrError):
-    """Arguments of a command that contradict each other."""
+    """Contradictory arguments of a command."""
 
     status = 2
 
@@ -18,38 +18,38 @@ class AudioError(AsrError):
 
 
 class TextError(AsrError):
-    """A transcript that the vocabulary cannot spell."""
+    """A transcript with characters outside the vocabulary."""
 
 
 class ManifestError(AsrError):
-    """A manifest that is missing, malformed or contradicts itself."""
+    """A manifest that is missing, malformed or inconsistent."""
 
 
 class StoreError(AsrError):
-    """A feature store that is incomplete, damaged or made from other data."""
+    """A feature store that is incomplete, damaged, or made from other data."""
 
 
 class BundleError(AsrError):
-    """A model bundle that is missing, damaged or of another version."""
+    """A model bundle that is missing, damaged or of an unknown version."""
 
 
 class PrepareError(AsrError):
-    """A corpus that cannot be downloaded, unpacked or understood."""
+    """A corpus that cannot be downloaded, unpacked or read."""
 
 
 class TrainingError(AsrError):
-    """A training run that cannot start or go on."""
+    """A training run that cannot start or continue."""
 
 
 class TrainingStoppedError(TrainingError):
-    """A training run that was asked to end (SIGTERM): start it again."""
+    """A training run stopped by SIGTERM; it can be resumed."""
 
     status = 75  # EX_TEMPFAIL of sysexits.h
 
 
 class DecodingError(AsrError):
-    """Posteriors that cannot be decoded."""
+    """Posteriors or options that cannot be decoded."""
 
 
 class LanguageModelError(AsrError):
-    """A language model, or the text or ARPA file to make one from, that cannot be used."""
+    """A language model, text or ARPA file that cannot be used."""

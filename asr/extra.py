@@ -1,4 +1,4 @@
-"""Whether the extra `train` is there and whole."""
+"""The optional packages of the extra `train`."""
 
 import re
 from importlib import import_module
@@ -10,7 +10,7 @@ _INSTALL = "pip install 'torch>=2.11,<2.12' 'torchaudio>=2.11,<2.12'"
 
 
 def require_train() -> None:
-    """Raise AsrError where a package of the extra is missing, or torch and torchaudio do not fit together."""
+    """Raise AsrError if a package of the extra is missing, or torchaudio cannot use the torch beside it."""
     try:
         for name in _packages():
             version(name)
@@ -19,9 +19,9 @@ def require_train() -> None:
         raise AsrError(
             f"{error.name} is not installed; this command needs pip install 'asr[train]'"
         ) from None
-    if torch.split(".")[:2] != torchaudio.split(".")[:2]:
-        raise AsrError(f"torch {torch} and torchaudio {torchaudio} do not fit together; {_INSTALL}")
     try:
+        if torch.split(".")[:2] != torchaudio.split(".")[:2]:
+            raise RuntimeError("different releases")
         import_module("torchaudio")
     except (ImportError, OSError, RuntimeError) as error:  # a CPU-only torch beside the usual torchaudio, say
         reason = (str(error).splitlines() or [type(error).__name__])[0]
@@ -29,6 +29,6 @@ def require_train() -> None:
 
 
 def _packages() -> list[str]:
-    """Names in the extra, as the installed package states them."""
+    """Names of the packages, from the metadata of the installed asr."""
     stated = [r for r in requires("asr") or [] if re.search(r"extra == ['\"]train['\"]", r)]
     return [re.split(r"[^\w.-]", requirement, maxsplit=1)[0] for requirement in stated]

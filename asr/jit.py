@@ -1,11 +1,9 @@
 """Compilation of inner loops by numba."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 from numba import njit
-from numba.core.event import Event, Listener, install_listener
 
 
 def compiled(function: Callable[..., Any]) -> Any:
@@ -26,23 +24,3 @@ def _compile(function: Callable[..., Any], **options: bool) -> Any:
         return njit(cache=True, nogil=True, **options)(function)
     except RuntimeError:  # neither the package's folder nor the user's cache is writable
         return njit(nogil=True, **options)(function)
-
-
-class _NotifyOnce(Listener):  # type: ignore[misc]  # numba has no types
-    def __init__(self, notify: Callable[[], None]) -> None:
-        self._notify: Callable[[], None] | None = notify
-
-    def on_start(self, event: Event) -> None:
-        notify, self._notify = self._notify, None
-        if notify:
-            notify()
-
-    def on_end(self, event: Event) -> None:
-        pass
-
-
-@contextmanager
-def on_first_compilation(notify: Callable[[], None]) -> Iterator[None]:
-    """Call `notify` once, when a function is compiled within this context."""
-    with install_listener("numba:compile", _NotifyOnce(notify)):
-        yield

@@ -55,8 +55,8 @@ class Problem:
 class PrepareOptions:
     """Options shared by all corpora of recordings."""
 
-    out: Path = field(metadata={"help": "output folder"})
-    jobs: int = field(default=os.cpu_count() or 1, metadata={"help": "processes (all cores)", "least": 1})
+    out: Path = field(metadata={"help": "output folder", "metavar": "FOLDER"})
+    jobs: int = field(default=os.cpu_count() or 1, metadata={"help": "number of processes", "least": 1})
     speeds: tuple[float, ...] = field(
         default=(), metadata={"help": "add copies of the training parts at these speeds", "metavar": "X"}
     )

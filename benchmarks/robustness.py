@@ -20,8 +20,7 @@ import numpy as np
 
 from asr import manifest
 from asr.audio import SAMPLE_RATE
-from asr.cli_decoding import positive
-from asr.cli_evaluate import add_conditions
+from asr.cli import add_flags
 from asr.console import check_output
 from asr.errors import AsrError
 from asr.inference.decoder import LoadOptions
@@ -77,13 +76,14 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--model", type=Path, default=Path("exp/characters/bundle"))
     parser.add_argument("--manifest", type=Path, default=Path("data/librispeech/dev-excerpt/manifest.jsonl"))
-    parser.add_argument("--utterances", type=positive, default=40, help="so many, spread over the manifest")
-    parser.add_argument("--threads", type=positive, help="of ours (all)")
+    parser.add_argument("--utterances", type=int, default=40, help="so many, spread over the manifest")
+    parser.add_argument("--threads", type=int, help="of ours (all)")
     parser.add_argument("--greedy", action="store_true", help="ours without a language model")
+    parser.add_argument("--plot", type=Path, help="draw the word error rates")
     parser.add_argument("--json", action="store_true")
-    add_conditions(parser)
-    parser.set_defaults(snr=[20.0, 10.0, 5.0, 0.0], tempo=[0.8, 1.25])
-    return parser.parse_args()
+    add_flags(parser, EvaluateOptions)
+    defaults = {"snr": [20.0, 10.0, 5.0, 0.0], "noise": None, "tempo": [0.8, 1.25], "seed": 0}
+    return parser.parse_args(namespace=argparse.Namespace(**defaults))
 
 
 def of_peer(utterances: Sequence[Utterance], condition: Condition, noise: Noise | None, seed: int) -> Report:

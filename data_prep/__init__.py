@@ -6,10 +6,10 @@ corpus is one such module and one line here.
 """
 
 CORPORA = {
-    "librispeech": "LibriSpeech or Mini LibriSpeech, downloaded or from a local copy",
-    "folder": "your own recordings",
-    "digits": "synthetic spoken digits, included in the package",
-    "lexicon": "pronunciations of words, for models of phones",
-    "lm-text": "language-model text without lines from the evaluation set",
+    "librispeech": "Prepare LibriSpeech or Mini LibriSpeech, downloaded or local",
+    "folder": "Prepare your own recordings",
+    "digits": "Prepare synthetic spoken digits, which ship with asr",
+    "lexicon": "Write the pronunciations of words, for models of phones",
+    "lm-text": "Write language-model text without lines from the evaluation set",
 }
 """One-line help for each name."""

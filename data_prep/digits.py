@@ -17,7 +17,7 @@ PARTS = ("train", "dev", "test")
 class Options(PrepareOptions):
     """Options of `asr prepare digits`."""
 
-    out: Path = field(default=Path("data/digits"), metadata={"help": "output folder (data/digits)"})
+    out: Path = field(default=Path("data/digits"), metadata={"help": "output folder", "metavar": "FOLDER"})
 
 
 def prepare(options: Options) -> list[Problem]:

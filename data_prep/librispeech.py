@@ -46,13 +46,17 @@ SUBSETS = {
 class Options(PrepareOptions):
     """Options of `asr prepare librispeech`. `speeds` does not apply to dev and test subsets."""
 
-    out: Path = field(default=Path("data/librispeech"), metadata={"help": "output folder (data/librispeech)"})
+    out: Path = field(
+        default=Path("data/librispeech"), metadata={"help": "output folder", "metavar": "FOLDER"}
+    )
     subset: tuple[str, ...] = field(
         default=(),
         metadata={"help": "train-clean-100, ... (with --corpus: all it contains)", "metavar": "NAME"},
     )
-    corpus: Path | None = field(default=None, metadata={"help": "local LibriSpeech tree, no download"})
-    url: str = field(default=URL, metadata={"help": f"a mirror of {URL}"})
+    corpus: Path | None = field(
+        default=None, metadata={"help": "local LibriSpeech tree, no download", "metavar": "FOLDER"}
+    )
+    url: str = field(default=URL, metadata={"help": "openslr.org or a mirror of it", "metavar": "URL"})
 
 
 def prepare(options: Options) -> list[Problem]:

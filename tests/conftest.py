@@ -8,6 +8,10 @@ from hypothesis import HealthCheck, settings
 
 from tests.standin import write_bundle
 
+os.environ.setdefault(
+    "OMP_WAIT_POLICY", "PASSIVE"
+)  # before torch is imported; spinning starves other processes
+
 # How long an example takes says more about what else runs on the machine than about the code.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")

@@ -1,17 +1,23 @@
+import argparse
 import io
 import json
 import os
 import signal
 import subprocess
 import sys
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 import soundfile
 
-from asr import cli_transcribe, manifest
+from asr import cli, manifest
 from asr.cli import main
+from asr.console import announce_compilation, exit_code
+from asr.errors import AsrError, TrainingStoppedError, UsageError
+from asr.jit import compiled
 from asr.manifest import Utterance
 from tests.standin import speak
 
@@ -19,14 +25,15 @@ Output = pytest.CaptureFixture[str]
 
 
 def record(path: Path, text: str) -> Path:
-    """A recording that the stand-in reads as `text`."""
-    with path.open("wb") as file:
+    """Write a recording that the stand-in transcribes as `text`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:  # soundfile itself takes no names that are not UTF-8
         soundfile.write(file, speak(text), 16_000, format="WAV", subtype="PCM_16")
     return path
 
 
 def run(*arguments: str | Path, **settings: object) -> "subprocess.Popen[bytes]":
-    """The command in a process of its own, for what only a process has."""
+    """Start the command in a process of its own."""
     command = [sys.executable, "-m", "asr.cli", *map(str, arguments)]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     given = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": environment, **settings}
@@ -34,57 +41,93 @@ def run(*arguments: str | Path, **settings: object) -> "subprocess.Popen[bytes]"
 
 
 def usage(*arguments: str) -> int:
-    """The exit code with which the parser leaves."""
+    """Return the exit code of the parser."""
     with pytest.raises(SystemExit) as leaving:
         main(arguments)
     assert isinstance(leaving.value.code, int)
     return leaving.value.code
 
 
+def one_line(capsys: Output, *parts: str | Path) -> None:
+    """Check that a command printed nothing but one line of error, with these parts."""
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("asr: ") and err.count("\n") == 1
+    assert all(str(part) in err for part in parts), err
+
+
 # ------------------------------------------------------------------------------------------------ usage
 
 
 @pytest.mark.parametrize(
-    ("arguments", "complaint"),
+    ("command", "complaint"),
     [
-        ([], "the following arguments are required: COMMAND"),
-        (["nonsense"], "invalid choice: 'nonsense'"),
-        (["transcribe", "--model", "m"], "the following arguments are required: INPUT"),
-        (["transcribe", "a.wav", "--model", "m", "--threads", "0"], "'0' is not a whole number from 1"),
-        (["transcribe", "a.wav", "--model", "m", "--threads", "two"], "'two' is not a whole number from 1"),
-        (["transcribe", "a.wav", "--model", "m", "--nonsense"], "unrecognized arguments: --nonsense"),
-        (["evaluate", "m"], "the following arguments are required: manifests"),
-        (["prepare"], "the following arguments are required: CORPUS"),
-        (["prepare", "nonsense"], "invalid choice: 'nonsense'"),
-        (["prepare", "digits", "--jobs", "-1"], "'-1' is not a whole number from 1"),
-        (["prepare", "digits", "--speeds", "fast"], "invalid float value: 'fast'"),
+        ("", "the following arguments are required: COMMAND"),
+        ("nonsense", "invalid choice: 'nonsense'"),
+        ("transcribe --model m", "the following arguments are required: INPUT"),
+        ("transcribe a.wav --model m --threads 0", "'0' is not a whole number from 1"),
+        ("transcribe a.wav --threads two", "'two' is not a whole number from 1"),
+        ("transcribe a.wav --nonsense", "unrecognized arguments: --nonsense"),
+        ("evaluate m", "the following arguments are required: manifests"),
+        ("prepare", "the following arguments are required: CORPUS"),
+        ("prepare nonsense", "invalid choice: 'nonsense'"),
+        ("prepare digits --jobs -1", "'-1' is not a whole number from 1"),
+        ("prepare digits --speeds fast", "'fast' is not a number"),
     ],
 )
-def test_wrong_usage(arguments: list[str], complaint: str, capsys: Output) -> None:
-    assert usage(*arguments) == 2
+def test_wrong_usage(command: str, complaint: str, capsys: Output) -> None:
+    assert usage(*command.split()) == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith("usage: asr")
     assert complaint in err
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        [],
-        ["evaluate"],
-        ["compare"],
-        ["transcribe"],
-        ["prepare"],
-        ["prepare", "librispeech"],
-        ["prepare", "folder"],
-    ],
-)
+COMMANDS = [name.split() for section in cli.COMMANDS.values() for name in section if name != "train"]
+
+
+@pytest.mark.parametrize("command", [[], ["prepare"], ["lm"], *COMMANDS], ids=" ".join)
 def test_help(command: list[str], capsys: Output) -> None:
     assert usage(*command, "--help") == 0
     out, err = capsys.readouterr()
-    assert out.startswith(" ".join(["usage: asr", *command]))
-    assert err == ""
+    assert out.startswith(" ".join(["usage: asr", *command])) and err == ""
+    if not command:  # the overview
+        assert all(f"\n  {name}  " in out for name in (*map(" ".join, COMMANDS), "train"))
+
+
+@dataclass(frozen=True)
+class Flags:
+    """Flags of all kinds."""
+
+    place: Path = field(metadata={"help": "100 % of it", "positional": True})
+    needed: str = field(metadata={"help": "no default"})
+    where: int | Path | None = field(default=None, metadata={"help": "a union"})
+    ratio: float = field(default=0.5, metadata={"help": "a range", "least": 0, "most": 1})
+    speeds: tuple[float, ...] = field(default=(), metadata={"help": "several"})
+    words: tuple[str, ...] = field(default=(), metadata={"help": "h", "flag": "--word", "repeat": True})
+    kind: Literal["a", "b"] = field(default="a", metadata={"help": "choices"})
+    very_loud: bool = field(default=False, metadata={"help": "a switch"})
+    secret: int = field(default=3, metadata={"hidden": True})
+
+
+def parse(*arguments: str) -> Flags:
+    parser = argparse.ArgumentParser()
+    cli.add_flags(parser, Flags)
+    return cli.read_flags(Flags, vars(parser.parse_args(["here", "--needed", "x", *arguments])))
+
+
+def test_flags_of_a_dataclass() -> None:
+    assert parse() == Flags(Path("here"), "x")
+    given = ["--where", "3", "--ratio", "1", "--speeds", "1", "2", "--word", "u", "--word", "v"]
+    flags = parse(*given, "--kind", "b", "--very-loud")
+    assert flags == Flags(Path("here"), "x", 3, 1.0, (1.0, 2.0), ("u", "v"), "b", True)
+    assert parse("--where", "there").where == Path("there")
+
+
+@pytest.mark.parametrize("arguments", ["--ratio nan", "--ratio 1.5", "--kind c", "--secret 1"])
+def test_flags_are_checked(arguments: str, capsys: Output) -> None:
+    with pytest.raises(SystemExit):
+        parse(*arguments.split())
+    assert arguments.split()[0] in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_version(capsys: Output) -> None:
@@ -93,33 +136,15 @@ def test_version(capsys: Output) -> None:
 
 
 def test_the_parser_imports_nothing_heavy() -> None:
-    code = "import asr.cli, sys; asr.cli._parser(); print(*{name.partition('.')[0] for name in sys.modules})"
+    code = (
+        "import asr.cli, sys; asr.cli._parser([]); print(*{name.partition('.')[0] for name in sys.modules})"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = set(done.stdout.split())
-    assert "asr" in loaded
     assert not loaded & {"torch", "numpy", "soundfile", "onnxruntime", "rich", "jiwer", "pytorch_lightning"}
 
 
 # ------------------------------------------------------------------------------------------- transcribe
-
-
-def test_transcribe_one_file(standin_bundle: Path, tmp_path: Path, capsys: Output) -> None:
-    path = record(tmp_path / "a b.wav", "IT'S ME")
-    assert main(["transcribe", str(path), "--model", str(standin_bundle), "--threads", "1"]) == 0
-    assert capsys.readouterr() == ("IT'S ME\n", "")
-
-
-def test_transcribe_goes_on_after_a_bad_file(standin_bundle: Path, tmp_path: Path, capsys: Output) -> None:
-    one, two = record(tmp_path / "1.wav", "ONE"), record(tmp_path / "2.wav", "TWO")
-    (tmp_path / "bad.wav").write_text("no recording")
-    files = [one, tmp_path / "bad.wav", tmp_path / "none.wav", two]
-    assert main(["transcribe", *map(str, files), "--model", str(standin_bundle)]) == 1
-    out, err = capsys.readouterr()
-    assert out == f"{one}: ONE\n{two}: TWO\n"
-    assert err.splitlines() == [
-        f"asr: {tmp_path}/bad.wav: cannot read the recording (Format not recognised)",
-        f"asr: {tmp_path}/none.wav: cannot read the recording (no such file)",
-    ]
 
 
 def test_transcribe_to_json(standin_bundle: Path, tmp_path: Path, capsys: Output) -> None:
@@ -132,12 +157,7 @@ def test_transcribe_to_json(standin_bundle: Path, tmp_path: Path, capsys: Output
     assert [word["text"] for word in first["words"]] == ["ONE", "MORE"]
     assert first["words"][1]["start"] == pytest.approx(4 * 0.12)
     assert (last["words"], last["duration"]) == ([], 0.12)
-    assert err == f"asr: {tmp_path}/none.wav: cannot read the recording (no such file)\n"
-
-
-def test_errors_stay_on_one_line(standin_bundle: Path, tmp_path: Path, capsys: Output) -> None:
-    assert main(["transcribe", str(tmp_path / "a\nb.wav"), "--model", str(standin_bundle)]) == 1
-    assert capsys.readouterr().err == f"asr: {tmp_path}/a\\nb.wav: cannot read the recording (no such file)\n"
+    assert err.startswith(f"asr: {tmp_path}/none.wav: ") and err.count("\n") == 1
 
 
 def ascii_output(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> bytes:
@@ -164,15 +184,6 @@ def test_names_that_the_terminal_cannot_show(
     assert capsys.readouterr() == ("", "")
 
 
-def test_a_model_that_is_none(tmp_path: Path, capsys: Output) -> None:
-    path = record(tmp_path / "a.wav", "ONE")
-    assert main(["transcribe", str(path), "--model", str(tmp_path / "none")]) == 1
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert err.startswith(f"asr: {tmp_path}/none: ")
-    assert err.count("\n") == 1
-
-
 # --------------------------------------------------------------------------------------------- evaluate
 
 
@@ -188,24 +199,13 @@ def corpus(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("by", ["folder", "file"])
-def test_evaluate_to_json(standin_bundle: Path, corpus: Path, capsys: Output, by: str) -> None:
-    target = corpus if by == "folder" else corpus / "manifest.jsonl"
-    assert main(["evaluate", str(standin_bundle), str(target), "--json"]) == 0
+def test_evaluate_to_json(standin_bundle: Path, corpus: Path, capsys: Output) -> None:
+    assert main(["evaluate", str(standin_bundle), str(corpus / "manifest.jsonl"), "--json"]) == 0
     out, err = capsys.readouterr()
     assert err == ""
     report = json.loads(out)
-    assert set(report) == {
-        "utterances",
-        "wer",
-        "cer",
-        "confidence",
-        "audio_seconds",
-        "processing_seconds",
-        "real_time_factor",
-        "speakers",
-        "problems",
-    }
+    keys = "utterances wer cer confidence audio_seconds processing_seconds real_time_factor speakers problems"
+    assert list(report) == keys.split()
     assert (report["utterances"], report["problems"]) == (3, [])
     assert (report["wer"]["rate"], report["wer"]["errors"], report["wer"]["length"]) == (1 / 9, 1, 9)
     assert (report["wer"]["substitutions"], report["wer"]["hits"]) == (1, 8)
@@ -215,14 +215,6 @@ def test_evaluate_to_json(standin_bundle: Path, corpus: Path, capsys: Output, by
     assert report["real_time_factor"] > 0
 
 
-def test_evaluate_on_the_terminal(standin_bundle: Path, corpus: Path, capsys: Output) -> None:
-    assert main(["evaluate", str(standin_bundle), str(corpus)]) == 0
-    out, err = capsys.readouterr()
-    assert err == ""
-    assert "11.11 %" in out
-    assert "FINE" in out
-
-
 def test_evaluate_with_details(standin_bundle: Path, corpus: Path, capsys: Output) -> None:
     details = corpus / "new" / "details.jsonl"
     assert main(["evaluate", str(standin_bundle), str(corpus), "--details", str(details)]) == 0
@@ -230,7 +222,8 @@ def test_evaluate_with_details(standin_bundle: Path, corpus: Path, capsys: Outpu
     assert [row["id"] for row in rows] == ["u1", "u2", "u3"]
     assert (rows[1]["reference"], rows[1]["hypothesis"]) == ("FOUR FIVE SIX", "FOUR FINE SIX")
     assert rows[1]["words"] == {"hits": 2, "substitutions": 1, "deletions": 0, "insertions": 0}
-    assert "11.11 %" in capsys.readouterr().out
+    out, err = capsys.readouterr()
+    assert "11.11 %" in out and "FINE" in out and err == ""
 
 
 def test_the_report_is_not_lost_where_details_cannot_be_written(
@@ -240,7 +233,7 @@ def test_the_report_is_not_lost_where_details_cannot_be_written(
     assert main(["evaluate", str(standin_bundle), str(corpus), "--details", str(details), "--json"]) == 1
     out, err = capsys.readouterr()
     assert json.loads(out)["wer"]["errors"] == 1
-    assert err == f"asr: {details}: File name too long\n"
+    assert err.startswith(f"asr: {details}: ") and err.count("\n") == 1
 
 
 def test_evaluate_goes_on_after_a_bad_file(standin_bundle: Path, corpus: Path, capsys: Output) -> None:
@@ -248,16 +241,16 @@ def test_evaluate_goes_on_after_a_bad_file(standin_bundle: Path, corpus: Path, c
     assert main(["evaluate", str(standin_bundle), str(corpus), "--json"]) == 1
     report = json.loads(capsys.readouterr().out)
     assert (report["utterances"], report["wer"]["errors"], report["wer"]["length"]) == (2, 1, 6)
-    reason = f"{corpus}/u1.wav: cannot read the recording (no such file)"
-    assert report["problems"] == [{"id": "u1", "reason": reason}]
+    [problem] = report["problems"]
+    assert problem["id"] == "u1" and problem["reason"].startswith(f"{corpus}/u1.wav: ")
 
 
 @pytest.mark.parametrize(
     ("name", "content", "complaint"),
     [
-        ("none.jsonl", None, ": cannot read the manifest (No such file or directory)"),
-        ("a.jsonl", "\n", ": empty manifest"),
-        ("a.jsonl", "\n[]\n", ":2: expected one JSON object per line"),
+        ("none.jsonl", None, "No such file"),
+        ("a.jsonl", "\n", "empty manifest"),
+        ("a.jsonl", "\n[]\n", ":2: expected one JSON object"),
     ],
 )
 def test_evaluate_on_a_bad_manifest(
@@ -266,7 +259,7 @@ def test_evaluate_on_a_bad_manifest(
     if content is not None:
         (tmp_path / name).write_text(content)
     assert main(["evaluate", str(standin_bundle), str(tmp_path / name)]) == 1
-    assert capsys.readouterr() == ("", f"asr: {tmp_path / name}{complaint}\n")
+    one_line(capsys, f"asr: {tmp_path / name}:", complaint)
 
 
 def test_compare(standin_bundle: Path, corpus: Path, capsys: Output) -> None:
@@ -277,10 +270,9 @@ def test_compare(standin_bundle: Path, corpus: Path, capsys: Output) -> None:
     capsys.readouterr()
     assert main(["compare", str(before), str(after)]) == 0
     out, err = capsys.readouterr()
-    assert out.startswith("WER of B minus WER of A: -11.11 points, 95 % interval ")
-    assert err == ""
+    assert "-11.11 points" in out and err == ""
     assert main(["compare", str(before), str(corpus / "none.jsonl")]) == 1
-    assert capsys.readouterr().err.startswith(f"asr: {corpus}/none.jsonl: cannot read the details")
+    one_line(capsys, f"asr: {corpus}/none.jsonl: ")
 
 
 # ------------------------------------------------------------------------------------- train and prepare
@@ -289,8 +281,7 @@ def test_compare(standin_bundle: Path, corpus: Path, capsys: Output) -> None:
 def test_train_without_its_recipe(tmp_path: Path, capsys: Output) -> None:
     for arguments in (["NOSUCH.yaml"], ["--resume", "NOSUCH.yaml"], [str(tmp_path)]):
         assert main(["train", *arguments]) == 1
-        complaint = f"asr: {arguments[-1]}: no such recipe; see the folder recipes/\n"
-        assert capsys.readouterr() == ("", complaint)
+        one_line(capsys, f"asr: {arguments[-1]}: no such recipe")
 
 
 @pytest.mark.parametrize(
@@ -302,49 +293,51 @@ def test_commands_that_need_the_extra(
     monkeypatch.setattr("asr.extra._packages", lambda: ["no-such-package"])
     monkeypatch.chdir(tmp_path)
     assert main(command) == 1
-    complaint = "asr: no-such-package is not installed; this command needs pip install 'asr[train]'\n"
-    assert capsys.readouterr() == ("", complaint)
+    one_line(capsys, "no-such-package is not installed", "asr[train]")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_prepare_a_subset_that_is_none(tmp_path: Path, capsys: Output) -> None:
     out = tmp_path / "out"
     assert main(["prepare", "librispeech", "--subset", "nonsense", "--out", str(out)]) == 1
-    _, err = capsys.readouterr()
-    assert err.startswith("asr: ")
-    assert "nonsense" in err and "train-clean-100" in err
-    assert err.count("\n") == 1
+    one_line(capsys, "nonsense", "train-clean-100")
     assert not out.exists()
 
 
 # ------------------------------------------------------------------------------------- ends of all kinds
 
 
-def test_interrupted(capsys: Output, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupt(options: object) -> int:
-        raise KeyboardInterrupt
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (PermissionError(13, "Permission denied", "/some/file"), 1, "/some/file: Permission denied"),
+        (AsrError("talk.wav: too quiet\nby far"), 1, "talk.wav: too quiet\\nby far"),
+        (UsageError("--one excludes --other"), 2, "--one excludes --other"),
+        (TrainingStoppedError("asked to end"), 75, "asked to end"),
+    ],
+)
+def test_exit_codes(error: BaseException, code: int, message: str, capsys: Output) -> None:
+    def fail() -> int:
+        raise error
 
-    monkeypatch.setattr(cli_transcribe, "transcribe", interrupt)
-    assert main(["transcribe", "a.wav", "--model", "m"]) == 130
-    assert capsys.readouterr() == ("", "asr: interrupted\n")
+    assert exit_code(fail) == code
+    assert capsys.readouterr() == ("", f"asr: {message}\n")
 
 
-def test_an_error_of_the_system(capsys: Output, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(options: object) -> int:
-        raise PermissionError(13, "Permission denied", "/some/file")
+def test_compilation_is_announced_once(capsys: Output, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    code: dict[str, Any] = {}
+    exec("def one(x):\n    return x + 1\n", code)  # functions without a file are never cached
+    one = compiled(code["one"])
+    announce_compilation()
+    assert one(1) == 2 and one(1.5) == 2.5
+    one_line(capsys, "compiling the decoder")
 
-    monkeypatch.setattr(cli_transcribe, "transcribe", fail)
-    assert main(["transcribe", "a.wav", "--model", "m"]) == 1
-    assert capsys.readouterr() == ("", "asr: /some/file: Permission denied\n")
 
-
-def test_a_fault_of_ours_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(options: object) -> int:
-        raise ZeroDivisionError
-
-    monkeypatch.setattr(cli_transcribe, "transcribe", fail)
+def test_a_bug_is_not_hidden() -> None:
     with pytest.raises(ZeroDivisionError):
-        main(["transcribe", "a.wav", "--model", "m"])
+        exit_code(lambda: 1 // 0)
 
 
 def test_control_c(standin_bundle: Path, tmp_path: Path) -> None:
@@ -381,7 +374,7 @@ def test_the_disk_is_full() -> None:
     with Path("/dev/full").open("wb") as full:
         process = run("--version", stdout=full)
         _, err = process.communicate(timeout=60)
-    assert (process.returncode, err) == (1, b"asr: No space left on device\n")
+    assert process.returncode == 1 and b"No space left on device" in err
 
 
 def test_output_is_closed() -> None:

@@ -1,4 +1,4 @@
-"""`asr export` and `asr info`, as they are typed."""
+"""`asr export` and `asr info`."""
 
 import json
 import re
@@ -24,6 +24,7 @@ from asr.text import ENGLISH
 from tests.lm.plain import FIXTURES
 from tests.model.test_acoustic import small_model
 from tests.standin import write_bundle
+from tests.test_cli import one_line
 
 Output = pytest.CaptureFixture[str]
 
@@ -45,6 +46,12 @@ def run(*arguments: str | Path) -> int:
     return main([*map(str, arguments)])
 
 
+def fails(capsys: Output, arguments: list[str | Path], *parts: str) -> None:
+    """Run a command that fails with one line of error with these parts."""
+    assert run(*arguments) == 1
+    one_line(capsys, *parts)
+
+
 def corpus(folder: Path) -> Path:
     """Two utterances of noise, and one without a recording."""
     folder.mkdir()
@@ -59,14 +66,10 @@ def corpus(folder: Path) -> Path:
 def test_export_without_a_manifest(bundle: Path, tmp_path: Path, capsys: Output) -> None:
     small = tmp_path / "small"
     assert run("export", bundle, "--weights", "int8", "--out", small) == 0
-    printed = capsys.readouterr()
+    size, hint = capsys.readouterr().out.splitlines()
     before, after = ((folder / "model.onnx").stat().st_size / 1000 for folder in (bundle, small))
-    assert printed.out.splitlines() == [
-        f"{small}: model.onnx has {after:.1f} kB, {100 * after / before:.0f} % of {before:.1f} kB",
-        "WER was not measured; name a development set with --manifest",
-    ]
-    assert printed.err == ""
-    assert read_config(small).weights == "int8"
+    assert size.startswith(f"{small}: ") and f"{100 * after / before:.0f} % of {before:.1f} kB" in size
+    assert "--manifest" in hint and read_config(small).weights == "int8"
 
 
 def test_export_measures_both(bundle: Path, tmp_path: Path, capsys: Output) -> None:
@@ -81,43 +84,30 @@ def test_export_measures_both(bundle: Path, tmp_path: Path, capsys: Output) -> N
         wers[f"dev, {weights} weights"] = int(found[2]) / 4
     difference = 100 * (wers["dev, int8 weights"] - wers["dev, float32 weights"])
     assert printed.out.splitlines()[2].startswith(f"difference: {difference:+.2f} points, 95 % interval ")
-    once = f"asr: gone: {dev / 'gone.flac'}: cannot read the recording (no such file)\n"
-    assert printed.err == once
+    assert printed.err.startswith(f"asr: gone: {dev / 'gone.flac'}: ") and printed.err.count("\n") == 1
     assert read_config(small).wer == wers
 
 
 def test_nothing_to_measure_on(bundle: Path, tmp_path: Path, capsys: Output) -> None:
     dev = corpus(tmp_path / "dev")
     manifest.write(dev / "manifest.jsonl", [Utterance("a", Path("a.flac"), 1.0, "")])
-    out = ["--out", tmp_path / "small", "--manifest", dev]
-    assert run("export", bundle, "--weights", "int8", *out) == 1
-    assert capsys.readouterr().err == "asr: dev: no word to score; name another manifest\n"
-    assert run("export", bundle, "--weights", "int8", *out, tmp_path / "none.jsonl") == 1
-    assert capsys.readouterr().err.startswith(f"asr: {tmp_path / 'none.jsonl'}: ")
+    export = ["export", bundle, "--weights", "int8", "--out", tmp_path / "small", "--manifest", dev]
+    fails(capsys, export, "asr: dev: no word to score")
+    fails(capsys, [*export, tmp_path / "none.jsonl"], f"asr: {tmp_path / 'none.jsonl'}: ")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "dev"]
 
 
-def test_export_onto_itself(bundle: Path, capsys: Output) -> None:
-    assert run("export", bundle, "--weights", "int8", "--out", bundle) == 1
-    assert capsys.readouterr().err == f"asr: {bundle}: would replace {bundle}; name another folder\n"
-
-
-def test_export_without_onnx(
+def test_export_fails_before_it_writes(
     bundle: Path, tmp_path: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    export = ["export", bundle, "--weights", "int8", "--out"]
+    fails(capsys, [*export, bundle], f"asr: {bundle}: would replace {bundle}")
+    monkeypatch.setattr("asr.commands.find_spec", lambda name: None)
+    fails(capsys, [*export, tmp_path / "small", "--with-torch"], "safetensors is not installed")
     monkeypatch.setitem(sys.modules, "onnx", None)
     monkeypatch.delitem(sys.modules, "asr.model.compress", raising=False)
-    assert run("export", bundle, "--weights", "int8", "--out", tmp_path / "small") == 1
-    assert capsys.readouterr().err == "asr: onnx is not installed; asr export needs pip install onnx\n"
-
-
-def test_export_with_torch_without_safetensors(
-    bundle: Path, tmp_path: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("asr.cli_model.find_spec", lambda name: None)
-    assert run("export", bundle, "--weights", "int8", "--with-torch", "--out", tmp_path / "small") == 1
-    said = "asr: safetensors is not installed; --with-torch needs pip install safetensors\n"
-    assert capsys.readouterr().err == said and not (tmp_path / "small").exists()
+    fails(capsys, [*export, tmp_path / "small"], "onnx is not installed")
+    assert not (tmp_path / "small").exists()
 
 
 def test_neither_needs_torch(bundle: Path, tmp_path: Path) -> None:
@@ -170,14 +160,8 @@ def test_info_of_a_bundle_with_everything(bundle: Path, capsys: Output) -> None:
         f"  parameters     {sum(p.numel() for p in small_model().parameters()):,}",
         "  weights        float32",
     ]
-    assert [line[17:].split()[0] for line in lines[4:10]] == [
-        "model.onnx",
-        "model.safetensors",
-        "lm.bin",
-        "lexicon.txt",
-        "README.md",
-        "config.json",
-    ]
+    files = "model.onnx model.safetensors lm.bin lexicon.txt README.md config.json"
+    assert [line[17:].split()[0] for line in lines[4:10]] == files.split()
     assert lines[11:] == [
         f"  LM             {sizes}",
         "  lexicon        2 words",
@@ -208,46 +192,27 @@ def test_info_as_json(bundle: Path, capsys: Output) -> None:
     }
 
 
-def test_info_of_what_cannot_be_used(bundle: Path, tmp_path: Path, capsys: Output) -> None:
-    def complaint() -> str:
-        assert run("info", bundle) == 1
-        printed = capsys.readouterr()
-        assert printed.out == ""
-        return printed.err
+def test_info_of_what_cannot_be_used(bundle: Path, capsys: Output) -> None:
+    def damage(name: str, reason: str) -> None:
+        fails(capsys, ["info", bundle], f"asr: {bundle}{name}: ", reason)
 
-    damaged = (
-        "differs from its checksum in config.json; "
-        "the file is damaged or was replaced: copy or export the bundle again"
-    )
     (bundle / "lm.bin").write_bytes(b"words")
-    assert complaint() == (
-        f"asr: {bundle}/lm.bin: not a language model; make one with asr lm train or asr lm import\n"
-    )
+    damage("/lm.bin", "not a language model")
+    (bundle / "lm.bin").unlink()
+    write_config(bundle, replace(read_config(bundle), decoding={"magic": 1}))
+    damage("", "unknown setting decoding.magic")
+    write_config(bundle, replace(read_config(bundle), decoding={}))
     for name in ("model.safetensors", "model.onnx"):
         with (bundle / name).open("r+b") as file:
             file.seek(100)
             file.write(b"x")
-        assert complaint() == f"asr: {bundle}/{name}: {damaged}\n"
+        damage(f"/{name}", "differs from its checksum")
+    (bundle / "model.onnx").unlink()
+    damage("/model.onnx", "no such file")
     config = json.loads((bundle / "config.json").read_text(encoding="utf-8"))
     (bundle / "config.json").write_text(json.dumps({**config, "schema": 99}))
-    assert complaint() == (
-        f"asr: {bundle}/config.json: has schema 99, newer than 2, the last one known; upgrade asr\n"
-    )
+    damage("/config.json", "schema 99")
     (bundle / "config.json").write_text('{"model_type": "whisper"}')
-    assert complaint().startswith(f"asr: {bundle}/config.json: not written by asr")
+    damage("/config.json", "not written by asr")
     (bundle / "config.json").unlink()
-    assert complaint() == f"asr: {bundle}: no config.json; give the folder of a model bundle\n"
-
-
-def test_info_says_what_is_missing_or_unknown(bundle: Path, capsys: Output) -> None:
-    write_config(bundle, replace(read_config(bundle), decoding={"magic": 1}))
-    assert run("info", bundle) == 1
-    assert capsys.readouterr().err == (
-        f"asr: {bundle}: unknown setting decoding.magic; upgrade asr or run asr tune again\n"
-    )
-    (bundle / "model.onnx").unlink()
-    assert run("info", bundle) == 1
-    assert (
-        capsys.readouterr().err
-        == f"asr: {bundle}/model.onnx: no such file; copy or export the bundle again\n"
-    )
+    damage("", "no config.json")

@@ -42,8 +42,8 @@ _NO_LM = NgramArrays(
 """An LM of log-probability 0 for every word."""
 
 
-def _option(default: Any, help: str) -> Any:
-    return field(default=default, metadata={"help": help})
+def _option(default: Any, help: str, **metadata: Any) -> Any:
+    return field(default=default, metadata={"help": help, **metadata})
 
 
 @dataclass(frozen=True)
@@ -54,18 +54,18 @@ class DecodingOptions:
     hotword boosts. Raises DecodingError for values out of range.
     """
 
-    beam: int = _option(50, "hypotheses kept after each frame")
+    beam: int = _option(50, "hypotheses kept after each frame", least=1)
     beam_threshold: float = _option(14.0, "drop hypotheses and tokens this far below the frame's best")
-    token_top_k: int = _option(40, "most probable tokens considered per frame")
+    token_top_k: int = _option(40, "most probable tokens considered per frame", least=1)
     lm_weight: float = _option(0.6, "weight of the language model's log-probability")
     word_bonus: float = _option(0.0, "added to the score for each word")
     unknown_penalty: float = _option(-6.0, "added for each word outside the language model")
     prior_weight: float = _option(0.0, "divide posteriors by token priors to this power (Miao et al., 2015)")
     priors: tuple[float, ...] = _option(
-        (), "log prior of each token, blank first, as asr tune estimates them"
+        (), "log prior of each token, blank first, as asr tune estimates them", hidden=True
     )
-    hotwords: tuple[Hotword, ...] = _option((), "words and phrases to boost")
-    n_best: int = _option(1, "most hypotheses to return")
+    hotwords: tuple[Hotword, ...] = _option((), "words and phrases to boost", hidden=True)
+    n_best: int = _option(1, "most hypotheses to return", hidden=True)
 
     def __post_init__(self) -> None:
         for name in ("beam", "token_top_k", "n_best"):

@@ -9,7 +9,14 @@ from typing import Any
 import numpy as np
 
 from asr.decoding.align import align_words
-from asr.decoding.beam import GREEDY_TEMPERATURE, TEMPERATURE, BeamDecoder, DecodedWord, bundle_options
+from asr.decoding.beam import (
+    GREEDY_TEMPERATURE,
+    TEMPERATURE,
+    BeamDecoder,
+    DecodedWord,
+    DecodingOptions,
+    bundle_options,
+)
 from asr.decoding.hotwords import Hotword
 from asr.decoding.lexicon import Lexicon, known_form, read_lexicon, spellable
 from asr.decoding.stream import AlignedBeamSearch, GreedySearch, Search, Stream
@@ -33,7 +40,7 @@ class LoadOptions:
     lexicon: Path | None = field(
         default=None, metadata={"help": "restrict output to these words: lines of WORD<tab>T O K E N S"}
     )
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict, metadata={"fields_of": DecodingOptions})
 
 
 class Decoder:

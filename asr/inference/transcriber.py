@@ -30,19 +30,28 @@ LEAST_SAMPLES = FrameGrid().window
 
 @dataclass(frozen=True)
 class TranscribeOptions:
-    """Options of a transcription, shared by the API, the command line and servers.
+    """Options of a transcription. Shared by the API, the command line and servers.
 
     Decoder options that are fixed when a model is loaded are in LoadOptions.
     """
 
-    channel: Channel = field(default="mix", metadata={"help": "mix, a channel number from 0, or split"})
+    channel: Channel = field(
+        default="mix",
+        metadata={"help": "mix, split or a channel's number from 0", "least": 0, "metavar": "CHANNEL"},
+    )
     hotwords: tuple[str, ...] = field(
-        default=(), metadata={"help": "word or phrase to favour; may be repeated", "flag": "--hotword"}
+        default=(),
+        metadata={
+            "help": "word or phrase to favour; may be repeated",
+            "flag": "--hotword",
+            "repeat": True,
+            "metavar": "PHRASE",
+        },
     )
     hotword_boost: float = field(
         default=1.0, metadata={"help": "score per character of a hotword, natural log"}
     )
-    n_best: int = field(default=1, metadata={"help": "number of hypotheses listed in JSON"})
+    n_best: int = field(default=1, metadata={"help": "number of hypotheses listed in JSON", "least": 1})
 
 
 class Transcriber:

@@ -69,17 +69,31 @@ _SATURATED = 1e-6
 
 @dataclass(frozen=True)
 class LmOptions:
-    """Options of `train`. Raises LanguageModelError if one is out of range."""
+    """Options of estimation. Raises LanguageModelError if one is out of range."""
 
-    order: int = field(default=3, metadata={"help": "length of the longest n-grams"})
+    order: int = field(
+        default=3, metadata={"help": "length of the longest n-grams", "choices": range(1, MAX_ORDER + 1)}
+    )
     cutoffs: tuple[int, ...] = field(
-        default=(), metadata={"help": "omit n-grams with this count or less: one per order, the last repeats"}
+        default=(),
+        metadata={
+            "help": "omit n-grams with this count or less: one per order, the last repeats",
+            "flag": "--prune",
+            "metavar": "COUNT",
+        },
     )
     entropy: float = field(default=0.0, metadata={"help": "threshold of entropy pruning, e.g. 1e-8"})
     vocabulary: int | Path | None = field(
-        default=None, metadata={"help": "only the N most frequent words, or the words of a file"}
+        default=None,
+        metadata={
+            "help": "only the N most frequent words, or the words of a file",
+            "flag": "--vocab",
+            "metavar": "N|FILE",
+        },
     )
-    temporary: Path | None = field(default=None, metadata={"help": "folder for temporary files"})
+    temporary: Path | None = field(
+        default=None, metadata={"help": "folder for temporary files", "flag": "--temp", "metavar": "FOLDER"}
+    )
 
     def __post_init__(self) -> None:
         if not 1 <= self.order <= MAX_ORDER:

@@ -2,14 +2,13 @@
 
 import json
 import math
-import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from asr import manifest
+from asr import console, manifest
 from asr.errors import AsrError, ManifestError, UsageError
 from asr.inference.pipeline import Source
 from asr.inference.transcriber import TranscribeOptions, Transcriber, file_source
@@ -23,10 +22,15 @@ from asr.scoring.wer import Counts, UtteranceScore, score, total
 class EvaluateOptions:
     """Conditions to evaluate besides clean speech, one at a time. Raises UsageError for noise without SNR."""
 
-    snr: tuple[float, ...] = field(default=(), metadata={"help": "add noise at this SNR in dB"})
+    snr: tuple[float, ...] = field(
+        default=(),
+        metadata={"help": "add noise at this SNR in dB", "metavar": "DB", "least": -100, "most": 100},
+    )
     noise: str | None = field(default=None, metadata={"help": "white (default), babble, or a folder"})
-    tempo: tuple[float, ...] = field(default=(), metadata={"help": "change the speaking rate, 0.5 to 2"})
-    seed: int = field(default=0, metadata={"help": "seed of the noise"})
+    tempo: tuple[float, ...] = field(
+        default=(), metadata={"help": "change the speaking rate, 0.5 to 2", "least": 0.5, "most": 2}
+    )
+    seed: int = field(default=0, metadata={"help": "seed of the noise", "least": 0})
 
     def __post_init__(self) -> None:
         if self.noise is not None and not self.snr:
@@ -178,15 +182,17 @@ def evaluate_utterances(
     judged: list[JudgedWord] = []
     audio_seconds = 0.0
     begin = time.perf_counter()
-    transcripts = model.transcribe_sources((source_of(u) for u in utterances), options)
-    tracked = _tracked(transcripts, len(utterances), title) if progress else transcripts
-    for utterance, transcript in zip(utterances, tracked, strict=True):
-        if isinstance(transcript, AsrError):
-            problems.append(Problem(utterance.id, str(transcript)))
-            continue
-        audio_seconds += transcript.duration
-        scores.append(score(utterance.id, utterance.text, transcript.text, utterance.speaker))
-        judged.extend(judge(utterance.text, transcript.words, utterance.speaker or ""))
+    length = sum(u.duration for u in utterances)
+    with console.progress(title, length, show=progress) as update:
+        sources = (source_of(u) for u in utterances)
+        transcripts = model.transcribe_sources(sources, options, lambda done: update(seconds=done))
+        for utterance, transcript in zip(utterances, transcripts, strict=True):
+            if isinstance(transcript, AsrError):
+                problems.append(Problem(utterance.id, str(transcript)))
+                continue
+            audio_seconds += transcript.duration
+            scores.append(score(utterance.id, utterance.text, transcript.text, utterance.speaker))
+            judged.extend(judge(utterance.text, transcript.words, utterance.speaker or ""))
     return summarize(scores, problems, judged, audio_seconds, time.perf_counter() - begin)
 
 
@@ -201,11 +207,3 @@ def read_all(manifests: Sequence[Path]) -> list[Utterance]:
                 )
             utterances[utterance.id] = utterance
     return list(utterances.values())
-
-
-def _tracked(items: Iterable[Any], count: int, title: str) -> Iterable[Any]:
-    from rich.console import Console
-    from rich.progress import track
-
-    console = Console(stderr=True)
-    return track(items, title, count, console=console, transient=True, disable=not sys.stderr.isatty())

@@ -29,13 +29,15 @@ DIRECTIONS = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, -1))
 
 @dataclass(frozen=True)
 class TuneOptions:
-    """Settings of `tune_bundle`."""
+    """Options of tuning."""
 
-    threads: int | None = field(default=None, metadata={"help": "cores to use (all)"})
+    threads: int | None = field(
+        default=None, metadata={"help": "CPU cores to use, by default all", "least": 1}
+    )
     prior_weights: tuple[float, ...] = field(
         default=(0.0, 0.3, 0.6, 0.9), metadata={"help": "weights of the token priors to try"}
     )
-    search_beam: int = field(default=100, metadata={"help": "widest beam while searching"})
+    search_beam: int = field(default=100, metadata={"help": "widest beam while searching", "least": 1})
 
 
 @dataclass(frozen=True)

@@ -114,7 +114,7 @@ def test_score(lm: Path, tmp_path: Path, capsys: Output) -> None:
         (["train", TINY], "required: --out"),
         (["train", "--out", "x"], "required: TEXT"),
         (["train", TINY, "--out", "x", "--order", "6"], "argument --order: invalid choice: 6"),
-        (["train", TINY, "--out", "x", "--prune", "a"], "argument --prune: invalid int value: 'a'"),
+        (["train", TINY, "--out", "x", "--prune", "a"], "argument --prune: 'a' is not a whole number"),
         (["import", "x"], "required: --out"),
         (["score", "x"], "required: TEXT"),
         ([], "required: COMMAND"),

@@ -442,10 +442,10 @@ def test_waveforms_are_made_as_they_are_needed(standin_bundle: Path, tmp_path: P
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["--snr", "loud"], "--snr: 'loud' is not a number of decibels from -100 to 100"),
+        (["--snr", "loud"], "--snr: 'loud' is not a number from -100 to 100"),
         (["--snr", "inf"], "--snr: 'inf'"),
         (["--snr", "10", "nan"], "--snr: 'nan'"),
-        (["--tempo", "0"], "--tempo: '0' is not a tempo from 0.5 to 2"),
+        (["--tempo", "0"], "--tempo: '0' is not a number from 0.5 to 2"),
         (["--tempo", "nan"], "--tempo: 'nan'"),
         (["--tempo", "2.1"], "--tempo: '2.1'"),
         (["--snr", "10", "--seed", "1.5"], "--seed: '1.5'"),
