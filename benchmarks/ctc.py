@@ -1,21 +1,18 @@
-"""Which CTC kernel is fastest, in float32, forward and backward from the logits?
+"""CTC loss and gradient in float32: PyTorch's kernel against cuDNN's.
 
-    python -m benchmarks.ctc [--device cpu|cuda] [--batches 128 512] [--json]
+    python -m benchmarks.ctc [--device cpu|cuda] [--batches 128 512]
 
-native   PyTorch's own, which training uses
-cudnn    cuDNN's (CUDA only; at most 255 labels), called directly: F.ctc_loss takes it only for utterances of
-         equal length, with their targets on the host
+native  F.ctc_loss, which training uses
+cudnn   cuDNN's kernel (CUDA only; at most 255 labels), called directly, as
+        F.ctc_loss takes it only for utterances of equal length with targets on
+        the host
 
-Batches are of one bucket of the sampler, 15 s at most, 25 frames a second, with 14.6 labels a second for 32
-tokens and a third of that for more. Medians, the kernels taking turns. `waits` tells whether the host waits
-for the device within the step, by torch.cuda.set_sync_debug_mode; `difference` is the greatest one of a loss
-in nats from native's, `gradient` that of a gradient. On a CPU there is native alone.
+A batch is one bucket of the training sampler: up to 15 s, 25 frames per
+second, 14.6 labels per second for 32 tokens and a third of that for more.
+Medians of alternating rounds. "sync" is yes if a step makes the host wait for
+the device; "loss" and "gradient" are the largest differences from native.
 """
 
-import argparse
-import json
-import statistics
-import time
 from collections.abc import Callable
 from functools import partial
 from itertools import product
@@ -26,8 +23,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from asr.text import BLANK
-from benchmarks.recurrence import FRAME_RATE, bucket_lengths, name_of, synchronize
-from benchmarks.synthetic import CHARACTERS
+from benchmarks import new_parser, show, time_alternately
+from benchmarks.recurrence import CHARACTERS, FRAME_RATE, bucket_lengths, device_name, synchronize
 
 SECONDS = 15
 
@@ -42,7 +39,7 @@ class Work(NamedTuple):
 
 
 def make_work(vocabulary: int, size: int, device: torch.device) -> Work:
-    """Noise."""
+    """Random logits and targets."""
     torch.manual_seed(0)
     lengths = bucket_lengths(SECONDS * FRAME_RATE, size)
     rate = CHARACTERS / FRAME_RATE * (1 if vocabulary <= 32 else 1 / 3)
@@ -53,13 +50,13 @@ def make_work(vocabulary: int, size: int, device: torch.device) -> Work:
 
 
 def native(work: Work) -> Tensor:
-    """Nats `[B]`."""
+    """Losses `float32[B]` by PyTorch's kernel."""
     log_probs = work.logits.log_softmax(-1).transpose(0, 1)
     return F.ctc_loss(log_probs, work.targets, work.lengths, work.target_lengths, BLANK, reduction="none")
 
 
 def cudnn(work: Work, flat_targets: Tensor) -> Tensor:
-    """Nats `[B]`; targets lie end to end."""
+    """Losses `float32[B]` by cuDNN's kernel; `flat_targets` are concatenated."""
     log_probs = work.logits.log_softmax(-1).transpose(0, 1).contiguous()
     lengths, counts = work.lengths.int(), work.target_lengths.int()
     losses: Tensor = torch._cudnn_ctc_loss(log_probs, flat_targets, lengths, counts, BLANK, True, False)[0]
@@ -67,7 +64,7 @@ def cudnn(work: Work, flat_targets: Tensor) -> Tensor:
 
 
 def both_ways(loss: Callable[[Work], Tensor], work: Work) -> tuple[Tensor, Tensor]:
-    """Losses and the gradient of the logits."""
+    """Losses, and the gradient of the logits."""
     logits = work.logits.detach().requires_grad_()
     losses = loss(work._replace(logits=logits))
     losses.sum().backward()
@@ -75,8 +72,8 @@ def both_ways(loss: Callable[[Work], Tensor], work: Work) -> tuple[Tensor, Tenso
     return losses.detach(), logits.grad
 
 
-def waits(loss: Callable[[Work], Tensor], work: Work) -> bool:
-    """Whether the host waits for the device."""
+def synchronizes(loss: Callable[[Work], Tensor], work: Work) -> bool:
+    """Return True if the host waits for the device during a step."""
     torch.cuda.set_sync_debug_mode("error")
     try:
         both_ways(loss, work)
@@ -90,7 +87,7 @@ def waits(loss: Callable[[Work], Tensor], work: Work) -> bool:
 
 
 def measure(vocabulary: int, size: int, device: torch.device, rounds: int) -> list[dict[str, Any]]:
-    """A row a kernel; one that cannot run says why."""
+    """One row per kernel; the row of one that cannot run has its error."""
     work = make_work(vocabulary, size, device)
     kernels: dict[str, Callable[[Work], Tensor]] = {"native": native}
     if device.type == "cuda":
@@ -102,46 +99,45 @@ def measure(vocabulary: int, size: int, device: torch.device, rounds: int) -> li
         row = rows[name] = {"vocabulary": vocabulary, "batch": size, "kernel": name}
         try:
             actual = both_ways(kernel, work)
-            names = ("difference", "gradient")
-            row |= {n: float((a - b).abs().max()) for n, a, b in zip(names, actual, expected, strict=True)}
-            row |= {"waits": waits(kernel, work)} if device.type == "cuda" else {}
+            keys = ("loss", "gradient")
+            row |= {k: float((a - b).abs().max()) for k, a, b in zip(keys, actual, expected, strict=True)}
+            row["sync"] = device.type == "cuda" and synchronizes(kernel, work)
         except RuntimeError as error:
             row["error"] = str(error).splitlines()[0]
-    times: dict[str, list[float]] = {name: [] for name, row in rows.items() if "error" not in row}
-    for _ in range(rounds):
-        for name, taken in times.items():
-            synchronize(device)
-            begin = time.perf_counter()
-            both_ways(kernels[name], work)
-            synchronize(device)
-            taken.append(time.perf_counter() - begin)
-    for name, taken in times.items():
-        rows[name]["seconds"] = statistics.median(taken)
+    steps = {n: partial(both_ways, kernels[n], work) for n, row in rows.items() if "error" not in row}
+    timings = time_alternately(steps, rounds, partial(synchronize, device))
+    for name, timing in timings.items():
+        rows[name] |= {"seconds": timing.seconds, "ratio": timings["native"].seconds / timing.seconds}
     return list(rows.values())
 
 
 def main() -> None:
     """Parse, measure, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = new_parser(__doc__)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--vocabularies", nargs="+", type=int, default=[32, 256, 1024])
     parser.add_argument("--batches", nargs="+", type=int, help="utterances (128 512; on a CPU 32)")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
     batches = arguments.batches or ([32] if arguments.device == "cpu" else [128, 512])
     points = product(arguments.vocabularies, batches)
     rows = [row for point in points for row in measure(*point, device, arguments.rounds)]
-    if arguments.json:
-        print(json.dumps({"device": name_of(device), "rows": rows}, indent=1))
-        return
-    print(name_of(device) + ("; cuDNN's CTC needs CUDA" if device.type == "cpu" else ""))
+    show({"device": device_name(device), "rows": rows}, table(device, rows), arguments.json)
+
+
+def table(device: torch.device, rows: list[dict[str, Any]]) -> str:
+    """Format the rows as lines of text."""
+    lines = [device_name(device) + "; the peer, cuDNN, needs --device cuda" * (device.type == "cpu")]
+    lines.append(f"{'V':>5}{'B':>5} {'kernel':8}{'ms':>8}{'x native':>10}{'loss':>10}{'gradient':>10}  sync")
     for row in rows:
-        figures = (f"{key} {value:.3g}" for key, value in row.items() if isinstance(value, float))
-        print(row["kernel"], f"V {row['vocabulary']}", f"B {row['batch']}", *figures, row.get("error", ""))
-        if "waits" in row:
-            print("  the host waits" if row["waits"] else "  the host does not wait")
+        line = f"{row['vocabulary']:5}{row['batch']:5} {row['kernel']:8}"
+        if "error" in row:
+            lines.append(f"{line} {row['error']}"[:79])
+            continue
+        line += f"{1000 * row['seconds']:8.1f}{row['ratio']:10.2f}{row['loss']:10.1e}{row['gradient']:10.1e}"
+        lines.append(line + ("  yes" if row["sync"] else "  no"))
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

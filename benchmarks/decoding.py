@@ -1,233 +1,249 @@
-"""How fast and how right is beam search, beside flashlight-text's and pyctcdecode's?
+"""Beam search with a lexicon and an n-gram LM: speed and WER against flashlight-text.
 
-    python -m benchmarks.decoding --model BUNDLE --manifest MANIFEST --arpa FILE [--json]
+    python -m benchmarks.decoding [--model box] [--manifest FILE]
 
-All decode the same posteriors of real speech, made before anything is timed, with the same beam, beam
-threshold, number of tokens looked at in a frame, LM weight and word bonus. Three tasks:
+asr         BeamDecoder; "2 threads" is the gain from a second thread
+flashlight  its LexiconDecoder with KenLM (pip install flashlight-text), which
+            sums alignments, as asr does
 
-lexicon+lm  the LM's words only, the LM smeared over the trie: ours; flashlight's LexiconDecoder with KenLM
-open        any spelling, no LM: ours; flashlight's LexiconFreeDecoder with its ZeroLM; pyctcdecode
-tokens+lm   any spelling, an LM over tokens (--token-arpa): ours, by a lexicon in which each token is a word;
-            flashlight's LexiconFreeDecoder with KenLM. The word bonus counts for neither
-open+lm     any spelling, the word LM at word ends: ours; pyctcdecode with KenLM
+Both get the same posteriors, computed beforehand, the words and the LM of the
+bundle (characters without a lexicon: the LM's words), and the bundle's settings,
+but for --beams. One thread; medians of --rounds alternating rounds after one of
+warm-up. Differences that remain:
 
-RTF is seconds of decoding a second of speech, of one thread, the median of --rounds taken in turn after
-a few utterances to warm up. pyctcdecode is slow at beam 500: give it a part of the manifest by
---utterances. A peer that is not installed is left out; to install them:
-
-    pip install flashlight-text                                 # its wheels hold KenLM
-    pip install kenlm                                           # from source: needs a C++ compiler
-    pip install --no-deps pyctcdecode && pip install pygtrie    # it asks for numpy<2, but works with 2
+- flashlight accepts a word when the space after it has been emitted, which
+  models need not do at the end: it gets one more frame with a certain space.
+- With phones there is no space, and flashlight has no repetition of a word's
+  last phone in the next frame, which costs it accuracy.
+- flashlight drops tokens by rank, asr by rank and by the beam threshold.
 """
 
-import argparse
-import json
+import math
 import os
-import statistics
 import sys
-import time
+import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    import numpy as np
+import numpy as np
 
-    from asr.decoding.beam import DecodingOptions
-    from asr.text import Tokenizer
-    from benchmarks.decoders import Decoder
+from asr.decoding.beam import BeamDecoder, DecodingOptions
+from asr.decoding.lexicon import Lexicon, read_lexicon, spell
+from asr.inference.transcriber import load_model
+from asr.lm import packed
+from asr.lm.arpa import write_arpa
+from asr.lm.ngram import NgramLM
+from asr.model.bundle import LEXICON, LM
+from asr.text import BLANK, Tokenizer
+from benchmarks import (
+    add_corpus,
+    bundle_path,
+    new_parser,
+    read_utterances,
+    show,
+    time_alternately,
+    word_counts,
+)
 
-TASKS = ("lexicon+lm", "open", "tokens+lm", "open+lm")
-BEAMS = (16, 50, 100, 500)
-WARM_UP = 5
+BEAMS = (50, 200, 800)
+LN10 = math.log(10)
+
+IMPOSSIBLE = -1e3
+"""Log-probability in frames and columns that are added for flashlight."""
+
+Decode = Callable[[np.ndarray], str]
+"""`float32[T, V]` log-probabilities -> text."""
 
 
 @dataclass(frozen=True)
 class Speech:
-    """Posteriors of each utterance, what was said, and how many seconds it is in all."""
+    """Posteriors `float32[T, V]` and text of each utterance; duration and frames of all."""
 
-    posteriors: "Sequence[np.ndarray]"
+    posteriors: Sequence[np.ndarray]
     references: Sequence[str]
     seconds: float
 
-
-Makers = dict[str, "Callable[[DecodingOptions], Decoder]"]
-"""By name of the decoder."""
+    @property
+    def frames(self) -> int:
+        """Frames of all utterances."""
+        return sum(map(len, self.posteriors))
 
 
 def main() -> None:
     """Parse, measure, print."""
-    arguments = parse()
-    os.environ["OMP_NUM_THREADS"] = "1"
-    from asr.decoding.beam import DecodingOptions
-    from asr.model.bundle import read_config
-
-    speech = load(arguments)
-    if not arguments.json:
-        print(f"{len(speech.references)} utterances, {speech.seconds:.0f} s\n\n{headline()}", flush=True)
-    options = DecodingOptions(
-        beam_threshold=arguments.beam_threshold,
-        lm_weight=arguments.lm_weight,
-        word_bonus=arguments.word_bonus,
-    )
-    rows = []
-    for task in arguments.tasks:
-        if task == "tokens+lm" and arguments.token_arpa is None:
-            print(f"{task}: left out; it needs --token-arpa", file=sys.stderr)
-            continue
-        makers = decoders_for(task, read_config(arguments.model).tokenizer, arguments)
-        for beam in arguments.beams:
-            decoders = {name: make(replace(options, beam=beam)) for name, make in makers.items()}
-            rows.append({"task": task, "beam": beam, **measure(decoders, speech, arguments.rounds)})
-            if not arguments.json:
-                print("\n".join(lines(rows[-1])), flush=True)
-    if arguments.json:
-        print(json.dumps({"seconds": speech.seconds, "options": asdict(options), "settings": rows}, indent=1))
-
-
-def parse() -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--model", type=Path, required=True, help="a model bundle")
-    parser.add_argument("--manifest", type=Path, required=True)
-    parser.add_argument("--arpa", type=Path, required=True, help="a word LM")
-    parser.add_argument("--token-arpa", type=Path, help="an LM over tokens, a space being a |")
-    parser.add_argument("--utterances", type=int, help="so many, spread over the manifest, instead of all")
-    parser.add_argument("--tasks", choices=TASKS, nargs="+", default=TASKS)
+    parser = new_parser(__doc__)
+    add_corpus(parser, utterances=60)
     parser.add_argument("--beams", type=int, nargs="+", default=BEAMS)
-    parser.add_argument("--beam-threshold", type=float, default=14.0)
-    parser.add_argument("--lm-weight", type=float, default=0.6, help="times ln p")
-    parser.add_argument("--word-bonus", type=float, default=0.5)
-    parser.add_argument("--best-path", action="store_true", help="flashlight without log_add, as torchaudio")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    os.environ["OMP_NUM_THREADS"] = "1"
+    utterances = read_utterances(arguments.manifest, arguments.utterances)
+    bundle = bundle_path(arguments.model)
+    model = load_model(bundle)
+    tokenizer, options = model.config.tokenizer, model.decoder.options
+    lm, lexicon = load(bundle, tokenizer)
+    posteriors = [np.ascontiguousarray(model.posteriors(u.audio_filepath), np.float32) for u in utterances]
+    speech = Speech(posteriors, [u.text for u in utterances], sum(u.duration for u in utterances))
+    ours = BeamDecoder(tokenizer, lm, lexicon)
+    peer = make_peer(tokenizer, lm, lexicon)
+    rows = []
+    if not arguments.json:
+        print(f"{len(utterances)} utterances, {speech.seconds:.0f} s\n\n{HEADER}", flush=True)
+    for beam in arguments.beams:
+        options = replace(options, beam=beam)
+        decoders = {"asr": partial(decode, ours, options)}
+        if peer:
+            decoders["flashlight"] = peer.decoder(options)
+        rows.append({"beam": beam, **measure(decoders, speech, arguments.rounds)})
+        if not arguments.json:
+            print(format_row(rows[-1]), flush=True)
+    if arguments.json:
+        show({"seconds": speech.seconds, "options": asdict(options), "settings": rows}, "", True)
 
 
-def load(arguments: argparse.Namespace) -> Speech:
-    """Posteriors of a manifest, or of a part of it that is spread over it."""
-    import numpy as np
-
-    from asr import load_model, manifest
-
-    utterances = manifest.read(arguments.manifest)
-    if arguments.utterances:
-        utterances = utterances[:: max(1, len(utterances) // arguments.utterances)][: arguments.utterances]
-    model = load_model(arguments.model)
-    return Speech(
-        [np.ascontiguousarray(model.posteriors(u.audio_filepath), dtype=np.float32) for u in utterances],
-        [u.text for u in utterances],
-        sum(u.duration for u in utterances),
-    )
+def load(bundle: Path, tokenizer: Tokenizer) -> tuple[NgramLM, Lexicon]:
+    """Load the LM of a bundle, and its lexicon or else the LM's words. Exits without an LM."""
+    if not (bundle / LM).exists():
+        raise SystemExit(f"{bundle}: no language model; make one by `asr lm train`, or use --model box")
+    lm = packed.load(bundle / LM)
+    if (bundle / LEXICON).exists():
+        return lm, read_lexicon(bundle / LEXICON, tokenizer)
+    return lm, spell(lm.vocabulary, tokenizer)[0]
 
 
-def decoders_for(task: str, tokenizer: "Tokenizer", arguments: argparse.Namespace) -> Makers:
-    """Ours, and the peers that can do the task and are installed."""
-    from asr.decoding.beam import BeamDecoder
-    from asr.decoding.lexicon import spell
-    from asr.lm.arpa import read_arpa
-    from asr.lm.ngram import SPECIAL
-    from benchmarks.decoders import Flashlight, Pyctcdecode, ours, ours_by_tokens
-
-    arpa, log_add = arguments.arpa, not arguments.best_path
-    peers: dict[str, Callable[[], Any]]
-    if task == "tokens+lm":
-        by_tokens = ours_by_tokens(tokenizer, read_arpa(arguments.token_arpa))
-        makers: Makers = {"ours": lambda options: by_tokens(replace(options, word_bonus=0.0))}
-        peers = {"flashlight": lambda: Flashlight(tokenizer, None, arguments.token_arpa, log_add)}
-        return _with_peers(task, makers, peers)
-    if task == "open":
-        decoder = BeamDecoder(tokenizer)
-        peers = {
-            "flashlight": lambda: Flashlight(tokenizer, log_add=log_add),
-            "pyctcdecode": lambda: Pyctcdecode(tokenizer),
-        }
-    else:
-        lm = read_arpa(arpa)
-        words = list(lm.vocabulary)[len(SPECIAL) :]
-        lexicon, _ = spell(lm.vocabulary, tokenizer)
-        if task == "open+lm":
-            decoder = BeamDecoder(tokenizer, lm)
-            peers = {"pyctcdecode": lambda: Pyctcdecode(tokenizer, words, arpa)}
-        else:
-            decoder = BeamDecoder(tokenizer, lm, lexicon)
-            peers = {"flashlight": lambda: Flashlight(tokenizer, lexicon, arpa, log_add)}
-    # The peers have no bonus for words where they have no LM.
-    makers = {
-        "ours": lambda options: ours(decoder, replace(options, word_bonus=0.0) if task == "open" else options)
-    }
-    return _with_peers(task, makers, peers)
+def make_peer(tokenizer: Tokenizer, lm: NgramLM, lexicon: Lexicon) -> "Flashlight | None":
+    """Flashlight with the same LM, or None if it is not installed."""
+    try:
+        with tempfile.TemporaryDirectory() as name:
+            write_arpa(lm, Path(name) / "lm.arpa")
+            return Flashlight(tokenizer, lexicon, Path(name) / "lm.arpa")
+    except ImportError:
+        print("the peer is not installed; pip install flashlight-text", file=sys.stderr)
+        return None
 
 
-def _with_peers(task: str, makers: Makers, peers: "dict[str, Callable[[], Any]]") -> Makers:
-    """Add the peers that are installed."""
-    for name, make in peers.items():
-        try:
-            makers[name] = make().decoder
-        except ImportError as error:
-            print(f"{task}: without {name} ({' '.join(str(error).split())})", file=sys.stderr)
-    return makers
+def decode(decoder: BeamDecoder, options: DecodingOptions, log_probs: np.ndarray) -> str:
+    """Best text by asr's decoder."""
+    return decoder.decode(log_probs, options)[0].text
 
 
-def measure(decoders: "dict[str, Decoder]", speech: Speech, rounds: int) -> dict[str, Any]:
-    """WER and RTF by decoder; how many times the first peer's speed is ours; what a second thread gives."""
-    runs = {name: (decode, 1) for name, decode in decoders.items()}
-    runs["ours, 2 threads"] = (decoders["ours"], 2)
-    times: dict[str, list[float]] = {name: [] for name in runs}
+def measure(decoders: dict[str, Decode], speech: Speech, rounds: int) -> dict[str, Any]:
+    """WER, RTF, time per frame and ratio to asr by decoder; gain from a second thread."""
     texts: dict[str, list[str]] = {}
-    for decode in decoders.values():
-        for log_probs in speech.posteriors[:WARM_UP]:
-            decode(log_probs)
-    for _ in range(rounds):
-        for name, (decode, threads) in runs.items():
-            start = time.perf_counter()
-            texts[name] = run(decode, speech.posteriors, threads)
-            times[name].append(time.perf_counter() - start)
-    if texts["ours"] != texts["ours, 2 threads"]:
-        sys.exit("ours with 2 threads says something else than with one")
-    rtf = {name: statistics.median(taken) / speech.seconds for name, taken in times.items()}
-    peers = [name for name in decoders if name != "ours"]
-    return {
-        **{name: {"wer": wer(speech.references, texts[name]), "rtf": rtf[name]} for name in decoders},
-        "peer": peers[0] if peers else None,
-        "speed_ratio": rtf[peers[0]] / rtf["ours"] if peers else None,
-        "thread_ratio": rtf["ours"] / rtf["ours, 2 threads"],
+
+    def work(name: str, decode: Decode, threads: int) -> None:
+        with ThreadPoolExecutor(threads) as pool:
+            results = pool.map(decode, speech.posteriors) if threads > 1 else map(decode, speech.posteriors)
+            texts[name] = list(results)
+
+    runs = {name: partial(work, name, decode, 1) for name, decode in decoders.items()}
+    runs["2 threads"] = partial(work, "2 threads", decoders["asr"], 2)
+    seconds = {name: timing.seconds for name, timing in time_alternately(runs, rounds).items()}
+    if texts["asr"] != texts["2 threads"]:
+        sys.exit("asr decodes other texts with 2 threads than with one")
+    found = {
+        name: {
+            "wer": 100 * word_counts(zip(speech.references, texts[name], strict=True)).rate,
+            "rtf": seconds[name] / speech.seconds,
+            "us_per_frame": 1e6 * seconds[name] / speech.frames,
+            "ratio": seconds[name] / seconds["asr"],
+        }
+        for name in decoders
     }
+    return {"decoders": found, "thread_ratio": seconds["asr"] / seconds["2 threads"]}
 
 
-def run(decode: "Decoder", posteriors: "Sequence[np.ndarray]", threads: int) -> list[str]:
-    """Decode all."""
-    if threads == 1:
-        return [decode(log_probs) for log_probs in posteriors]
-    with ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(decode, posteriors))
+HEADER = (
+    f"{'beam':>5}  {'decoder':12}{'WER %':>7}{'RTF':>9}{'us/frame':>10}{'asr faster by':>15}{'2 threads':>11}"
+)
 
 
-def wer(references: Sequence[str], hypotheses: Sequence[str]) -> float:
-    """Word error rate of the corpus, a fraction."""
-    from asr.scoring.wer import score, total
+def format_row(row: dict[str, Any]) -> str:
+    """Format the figures for one beam, one line per decoder."""
+    lines = []
+    for name, found in row["decoders"].items():
+        line = (
+            f"{row['beam']:5}  {name:12}{found['wer']:7.2f}{found['rtf']:9.5f}{found['us_per_frame']:10.1f}"
+        )
+        lines.append(line + (f"{row['thread_ratio']:26.2f}" if name == "asr" else f"{found['ratio']:15.2f}"))
+    return "\n".join(lines)
 
-    return total(score("", r, h).words for r, h in zip(references, hypotheses, strict=True)).rate
 
+class Flashlight:
+    """flashlight-text with a lexicon and an LM. Raises ImportError if it is not installed."""
 
-def headline() -> str:
-    """Of the table that `lines` makes."""
-    return f"{'task':12} {'beam':>5} {'decoder':12} {'WER %':>7} {'RTF':>9}"
+    def __init__(self, tokenizer: Tokenizer, lexicon: Lexicon, arpa: Path) -> None:
+        from flashlight.lib.text import decoder
+        from flashlight.lib.text.decoder.kenlm import KenLM
+        from flashlight.lib.text.dictionary import Dictionary
 
+        self._api, self._tokenizer = decoder, tokenizer
+        # Without a separator, a column is added for the silence token that flashlight needs.
+        self._silence = tokenizer.size if tokenizer.separator is None else tokenizer.separator
+        self._words = list(dict.fromkeys(lexicon.words))
+        self._lm = KenLM(str(arpa), Dictionary([*self._words, "<unk>"]))
+        self._trie = decoder.Trie(tokenizer.size + 1, self._silence)
+        ids = {word: index for index, word in enumerate(self._words)}
+        ending = [] if tokenizer.separator is None else [tokenizer.separator]
+        state = self._lm.start(False)
+        for entry, word in enumerate(lexicon.words):
+            score = self._lm.score(state, ids[word])[1]
+            self._trie.insert([*lexicon.spelling(entry), *ending], ids[word], score)
+        self._trie.smear(decoder.SmearingMode.MAX)
 
-def lines(row: dict[str, Any]) -> list[str]:
-    """One setting: a line a decoder."""
-    figures = {name: value for name, value in row.items() if isinstance(value, dict)}
-    made = [
-        f"{row['task']:12} {row['beam']:5} {name:12} {100 * value['wer']:7.2f} {value['rtf']:9.5f}"
-        for name, value in figures.items()
-    ]
-    made[0] += f"   2 threads: {row['thread_ratio']:.2f} times as fast"
-    for i, name in enumerate(list(figures)[1:], start=1):
-        made[i] += f"   ours is {figures[name]['rtf'] / figures['ours']['rtf']:.2f} times as fast"
-    return made
+    def decoder(self, options: DecodingOptions) -> Decode:
+        """Decoder with these options; not thread-safe."""
+        search = self._search(options)
+
+        def decode(log_probs: np.ndarray) -> str:
+            frames = self._extended(log_probs)
+            # search.decode would convert the whole beam to Python lists.
+            search.decode_begin()
+            search.decode_step(frames.ctypes.data, *frames.shape)
+            search.decode_end()
+            return self._text(search.get_best_hypothesis(0))
+
+        return decode
+
+    def n_best(self, log_probs: np.ndarray, options: DecodingOptions) -> list[tuple[str, float]]:
+        """Texts and scores of the final beam, best first."""
+        frames = self._extended(log_probs)
+        hypotheses = self._search(options).decode(frames.ctypes.data, *frames.shape)
+        return [(self._text(hypothesis), hypothesis.score) for hypothesis in hypotheses]
+
+    def _search(self, options: DecodingOptions) -> Any:
+        settings = self._api.LexiconDecoderOptions(
+            beam_size=options.beam,
+            beam_size_token=min(options.token_top_k, self._tokenizer.size),
+            beam_threshold=options.beam_threshold,
+            lm_weight=options.lm_weight * LN10,  # its LM scores are log10
+            word_score=options.word_bonus,
+            unk_score=-math.inf,
+            sil_score=0.0,
+            log_add=True,
+            criterion_type=self._api.CriterionType.CTC,
+        )
+        unknown = len(self._words)
+        return self._api.LexiconDecoder(
+            settings, self._trie, self._lm, self._silence, BLANK, unknown, [], False
+        )
+
+    def _extended(self, log_probs: np.ndarray) -> np.ndarray:
+        """Append the last frame, or the column of the silence token."""
+        count, size = log_probs.shape
+        spaced = self._tokenizer.separator is not None
+        frames = np.full((count + spaced, size + (not spaced)), IMPOSSIBLE, dtype=np.float32)
+        frames[:count, :size] = log_probs
+        if spaced:
+            frames[-1, self._silence] = 0
+        return frames
+
+    def _text(self, hypothesis: Any) -> str:
+        return " ".join(self._words[word] for word in hypothesis.words if word >= 0)
 
 
 if __name__ == "__main__":

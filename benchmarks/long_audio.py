@@ -1,31 +1,39 @@
-"""Does a long recording lose anything, and what memory does it take?
+"""Long recordings: WER against single utterances; speed and memory.
 
-    python -m benchmarks.long_audio --model BUNDLE --manifest MANIFEST [--hours 3] [--json]
+    python -m benchmarks.long_audio [--model box] [--manifest FILE] [--hours 3]
 
-Utterances of one chapter (LibriSpeech's ids: speaker-chapter-number) are laid end to end to recordings of one
-to three minutes. The word error rate of these is compared with that of the same utterances one by one, whose
-texts are put together first, so that both are scored in the same way; greedily, and as the bundle says if it
-has a language model. Then all utterances, again and again, make one file of --hours, which `asr transcribe`
-reads in a process of its own: its speed and peak memory.
+Utterances of a speaker, in the order of their ids, are concatenated to
+recordings of one to three minutes. Their WER is compared with that of the same
+utterances transcribed one by one, whose texts are concatenated before scoring;
+greedily, and with the bundle's language model if it has one. Then utterances
+are repeated to a FLAC file of --hours, which `asr transcribe` reads in a
+process of its own.
 """
 
-import argparse
-import json
-import sys
 import tempfile
 from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import soundfile
 
-from asr import audio, manifest
+from asr import audio
 from asr.inference.decoder import LoadOptions
 from asr.inference.transcriber import load_model
 from asr.model.bundle import LM
-from asr.scoring.wer import score, total
-from benchmarks.process import run
+from benchmarks import (
+    SAMPLE_RATE,
+    add_corpus,
+    asr_command,
+    bundle_path,
+    new_parser,
+    read_utterances,
+    run,
+    show,
+    word_counts,
+)
 
 if TYPE_CHECKING:
     from asr.manifest import Utterance
@@ -36,98 +44,93 @@ LEAST, MOST = 60.0, 180.0
 
 def main() -> None:
     """Parse, measure, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--model", type=Path, default=Path("exp/characters/bundle"))
-    parser.add_argument("--manifest", type=Path, default=Path("data/librispeech/dev-excerpt/manifest.jsonl"))
-    parser.add_argument("--hours", type=float, default=3.0, help="0 for none")
-    parser.add_argument("--threads", default="2", help="of the command on the long file")
-    parser.add_argument("--seed", type=int, default=0, help="of the recordings' lengths")
-    parser.add_argument("--json", action="store_true")
+    parser = new_parser(__doc__)
+    add_corpus(parser)
+    parser.add_argument("--hours", type=float, default=3.0, help="length of the long file; 0: none")
+    parser.add_argument("--threads", default="2", help="for the long file")
+    parser.add_argument("--seed", type=int, default=0, help="of the lengths")
     arguments = parser.parse_args()
-    utterances = manifest.read(arguments.manifest)
+    utterances = read_utterances(arguments.manifest, arguments.utterances)
+    bundle = bundle_path(arguments.model)
     recordings = list(joined(utterances, arguments.seed))
     if not recordings:
-        raise SystemExit(f"{arguments.manifest}: no chapter of a minute; ids are speaker-chapter-number")
+        raise SystemExit(f"{arguments.manifest}: no speaker with a minute of speech; take a larger corpus")
     seconds = [sum(u.duration for u in recording) for recording in recordings]
     result: dict[str, Any] = {
         "recordings": len(recordings),
         "shortest": min(seconds),
         "longest": max(seconds),
+        "greedy": compare(bundle, recordings, LoadOptions(greedy=True)),
     }
-    result["greedy"] = compare(arguments.model, recordings, LoadOptions(greedy=True))
-    if (arguments.model / LM).exists():
-        result["with_lm"] = compare(arguments.model, recordings, LoadOptions())
+    if (bundle / LM).exists():
+        result["with LM"] = compare(bundle, recordings, LoadOptions())
     if arguments.hours:
-        result["long"] = long_file(arguments.model, utterances, arguments.hours, arguments.threads)
-    print(json.dumps(result, indent=1) if arguments.json else table(result))
+        result["long"] = long_file(bundle, utterances, arguments.hours, arguments.threads)
+    show(result, table(result), arguments.json)
 
 
 def joined(utterances: "list[Utterance]", seed: int) -> "Iterator[list[Utterance]]":
-    """Neighbours within a chapter, LEAST to MOST seconds at a time; what is left of a chapter is left out."""
+    """Group neighbours of one speaker into recordings of random length; drop what remains of a speaker."""
     random = np.random.default_rng(seed)
-    chapters: dict[str, list[Utterance]] = {}
-    for utterance in sorted(utterances, key=lambda u: u.id):
-        chapters.setdefault(utterance.id.rsplit("-", 1)[0], []).append(utterance)
-    for chapter in chapters.values():
+    ordered = sorted(utterances, key=lambda u: (u.speaker or "", u.id))
+    longest = max((u.duration for u in utterances), default=0.0)
+    for _, of_speaker in groupby(ordered, key=lambda u: u.speaker):
         group: list[Utterance] = []
-        wanted = random.uniform(LEAST, MOST - 35)  # no utterance is longer than 35 s
-        for utterance in chapter:
+        wanted = random.uniform(LEAST, MOST - longest)
+        for utterance in of_speaker:
             group.append(utterance)
             if sum(u.duration for u in group) >= wanted:
                 yield group
-                group, wanted = [], random.uniform(LEAST, MOST - 35)
+                group, wanted = [], random.uniform(LEAST, MOST - longest)
 
 
 def compare(bundle: Path, recordings: "list[list[Utterance]]", options: LoadOptions) -> dict[str, float]:
-    """WER, deletions and insertions in % of the recordings as a whole, and of their utterances one by one."""
+    """WER, deletions and insertions in %, for whole recordings and for single utterances."""
     model = load_model(bundle, decoding=options)
     result = {}
-    for way in ("one_by_one", "whole"):
-        counts = []
+    for way in ("single", "whole"):
+        pairs = []
         for recording in recordings:
             waveforms = [audio.read(u.audio_filepath) for u in recording]
-            pieces = waveforms if way == "one_by_one" else [np.concatenate(waveforms)]
+            pieces = waveforms if way == "single" else [np.concatenate(waveforms)]
             text = " ".join(transcript.text for transcript in model.transcribe_batch(pieces))
-            counts.append(score(recording[0].id, " ".join(u.text for u in recording), text).words)
-        words = total(counts)
+            pairs.append((" ".join(u.text for u in recording), text))
+        words = word_counts(pairs)
         result[way] = 100 * words.rate
         result[f"{way}_deletions"] = 100 * words.deletions / words.length
         result[f"{way}_insertions"] = 100 * words.insertions / words.length
-    return {**result, "difference": result["whole"] - result["one_by_one"]}
+    return {**result, "difference": result["whole"] - result["single"]}
 
 
 def long_file(bundle: Path, utterances: "list[Utterance]", hours: float, threads: str) -> dict[str, float]:
-    """Speed and peak memory of the command on one long FLAC file."""
+    """Speed and peak memory of `asr transcribe` on one long FLAC file."""
     with tempfile.TemporaryDirectory() as name:
         path = Path(name) / "long.flac"
-        with soundfile.SoundFile(path, "w", samplerate=16_000, channels=1) as file:
-            while file.frames < hours * 3600 * 16_000:
+        with soundfile.SoundFile(path, "w", samplerate=SAMPLE_RATE, channels=1) as file:
+            while file.frames < hours * 3600 * SAMPLE_RATE:
                 for utterance in utterances:
                     file.write(audio.read(utterance.audio_filepath))
                 file.flush()
-            seconds = file.frames / 16_000
-        command = ["transcribe", str(path), "--model", str(bundle), "--threads", threads]
-        done = run([sys.executable, "-m", "asr.cli", *command, "--format", "all", "--out", name])
-    return {"hours": seconds / 3600, "xrt": seconds / done.seconds, "rss_mib": done.peak_mib}
+            seconds = file.frames / SAMPLE_RATE
+        options = ["--model", str(bundle), "--threads", threads, "--format", "all", "--out", name]
+        done = run(asr_command("transcribe", str(path), *options))
+    return {"hours": seconds / 3600, "xrt": seconds / done.seconds, "peak_mib": done.peak_mib}
 
 
 def table(result: dict[str, Any]) -> str:
-    """The result as lines of text."""
+    """Format the figures as lines of text."""
     lines = [f"{result['recordings']} recordings of {result['shortest']:.0f} to {result['longest']:.0f} s"]
-    for key in ("greedy", "with_lm"):
-        if key in result:
-            row = result[key]
-            lines.append(
-                f"{key:8} WER one by one {row['one_by_one']:.2f} %, whole {row['whole']:.2f} %, "
-                f"difference {row['difference']:+.2f} points; deletions "
-                f"{row['one_by_one_deletions']:.2f} and {row['whole_deletions']:.2f} %, insertions "
-                f"{row['one_by_one_insertions']:.2f} and {row['whole_insertions']:.2f} %"
+    lines.append(f"{'':10}{'utterances':>24}{'whole recordings':>24}{'difference':>14}")
+    lines.append(f"{'':10}" + 2 * f"{'WER %':>8}{'del %':>8}{'ins %':>8}" + f"{'points':>14}")
+    for key in ("greedy", "with LM"):
+        if row := result.get(key):
+            ways = (
+                row[way + part] for way in ("single", "whole") for part in ("", "_deletions", "_insertions")
             )
-    if "long" in result:
-        row = result["long"]
-        lines.append(
-            f"{row['hours']:.2f} hours: {row['xrt']:.0f} x real time, peak memory {row['rss_mib']:.0f} MiB"
-        )
+            lines.append(f"{key:10}" + "".join(f"{x:8.2f}" for x in ways) + f"{row['difference']:+14.2f}")
+    if long := result.get("long"):
+        figures = f"{long['xrt']:.0f} times real time, peak memory {long['peak_mib']:.0f} MiB"
+        lines.append(f"{long['hours']:.2f} hours in one file: {figures}")
     return "\n".join(lines)
 
 

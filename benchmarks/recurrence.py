@@ -1,31 +1,24 @@
-"""Which way of being exact under padding costs a recurrent layer least?
+"""Bidirectional recurrent layers that are exact under padding: what is fastest?
 
-    python -m benchmarks.recurrence [--device cpu|cuda] [--full] [--json]
+    python -m benchmarks.recurrence [--device cpu|cuda]
 
-Forward and backward of one bidirectional layer, whose input is as wide as its output, in four ways:
+Forward and backward of one layer whose input is as wide as its output:
 
-packed      nn.GRU or nn.LSTM on a packed sequence
-reversed    asr's layer: two calls, the second on each utterance reversed within its length
-saturated   one bidirectional call with a channel that is 1 on padding and closes the gates there by a large
-            frozen weight (GRU: update gate 1; LSTM: input gate 0, forget gate 1), so that the state stays
-even        one bidirectional call on utterances that all have the batch's greatest length: no padding
+packed     nn.GRU or nn.LSTM on a PackedSequence, the peer
+asr        RecurrentLayer: the backward RNN reads each utterance reversed
+saturated  one bidirectional call, with a channel that is 1 on padding and
+           closes the gates there by a large frozen weight (GRU: update gate 1;
+           LSTM: input gate 0, forget gate 1), so that the state stays
 
-The first three get the same batch: utterances of one bucket of the sampler (5 %), with the lengths of
-LibriSpeech's, which are stretched for batches longer than its longest. Frames are of 40 ms. `faster` is the
-speed beside packed's, in valid frames a second; times are medians after a step to warm up, the ways taking
-turns. `difference` is the greatest one between an output in the batch and alone, over some utterances, in
-the same run; even has no padding, so that its difference is rounding alone. In 16 bits, packed and even
-have 16-bit weights and no autocast, while the others cast theirs in every step, as in training; float32 is
-what PyTorch makes of it (on CUDA: TensorFloat-32). PyTorch lets cuDNN keep weights on the chip (persistent
-kernels) only for some unpacked input: up to 128 units, and LSTMs of one direction in float16 in batches of
-up to 128.
+All get the same batch, a bucket (5 %) of the training sampler with
+LibriSpeech's durations, stretched for batches longer than its longest. Frames
+are of 40 ms. Times are medians of alternating rounds. "difference" is the largest one between outputs in the
+batch and alone. In 16 bits, packed has 16-bit weights and no autocast; the others
+cast theirs in each step, as in training.
+float32 is what PyTorch makes of it (TensorFloat-32 on CUDA).
 """
 
-import argparse
-import json
-import statistics
-import time
-from collections.abc import Sequence
+from functools import partial
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -37,23 +30,33 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from asr.frames import FrameGrid
 from asr.model.acoustic import CELLS, Cell, RecurrentLayer, cast_together, padding_mask, run_with_weights
-from benchmarks.synthetic import QUANTILES
+from benchmarks import new_parser, show, time_alternately
 
 FRAME_RATE = round(1 / FrameGrid().frame_seconds)
-"""Frames a second after subsampling."""
+"""Output frames per second."""
 
-_BUCKET = 1.05
-_LARGE = 1e4
-"""A sigmoid of this is 1 in every data type, whatever is added to it, and float16 can hold it."""
+QUANTILES = (
+    *(1.87, 4.07, 6.32, 8.63, 10.0, 11.34, 12.26, 12.73, 13.21, 13.63, 13.92),
+    *(14.21, 14.49, 14.7, 14.93, 15.17, 15.37, 15.53, 15.78, 16.05, 17.27),
+)
+"""Durations in seconds of train-clean-5, a part of LibriSpeech's train-clean-100, in steps of 5 %."""
 
-_CHANNELS = 8
-"""Channels added for padding; all but one are 0, but matrix products like multiples of 8."""
+CHARACTERS = 14.6
+"""Characters per second in train-clean-5."""
 
-_PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+BUCKET = 1.05
+
+LARGE = 1e4
+"""The sigmoid of this is 1 in every data type whatever is added to it, and float16 can hold it."""
+
+CHANNELS = 8
+"""Channels added for the padding; only one is used, but matrix products prefer multiples of 8."""
+
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class Padded(NamedTuple):
-    """Input `[B, T, D]`, lengths `int64[B]` on the host, and the mask `bool[B, T]` of valid frames."""
+    """Input `[T, B, D]`, lengths `int64[B]` on the host, valid frames `bool[T, B, 1]`."""
 
     x: Tensor
     lengths: Tensor
@@ -61,32 +64,26 @@ class Padded(NamedTuple):
 
 
 def padded(x: Tensor, lengths: Tensor) -> Padded:
-    """A batch; lengths are on the host."""
-    return Padded(x, lengths, padding_mask(lengths.to(x.device), x.shape[1]))
+    """Make a batch; `lengths` are on the host."""
+    return Padded(x, lengths, padding_mask(lengths.to(x.device), len(x)).t()[:, :, None])
 
 
 class Packed(nn.Module):
-    """PyTorch's layer on packed sequences."""
+    """PyTorch's layer on packed sequences: `[T, B, D]` -> `[T, B, 2H]`."""
 
     def __init__(self, rnn: nn.RNNBase) -> None:
         super().__init__()
         self.rnn = rnn
 
     def forward(self, batch: Padded) -> Tensor:
-        """`[B, T, 2H]`."""
-        packed = pack_padded_sequence(batch.x, batch.lengths, batch_first=True, enforce_sorted=False)
-        frames = batch.x.shape[1]
-        with torch.autocast(
-            batch.x.device.type, enabled=False
-        ):  # which takes float16 on CUDA, whatever is asked
-            output: Tensor = pad_packed_sequence(self.rnn(packed)[0], batch_first=True, total_length=frames)[
-                0
-            ]
+        packed = pack_padded_sequence(batch.x, batch.lengths, enforce_sorted=False)
+        with torch.autocast(batch.x.device.type, enabled=False):  # it takes float16 on CUDA in any case
+            output: Tensor = pad_packed_sequence(self.rnn(packed)[0], total_length=len(batch.x))[0]
         return output
 
 
-class Reversed(nn.Module):
-    """asr's layer."""
+class Asr(nn.Module):
+    """asr's layer: `[T, B, D]` -> `[T, B, 2H]`."""
 
     def __init__(self, cell: Cell, rnn: nn.RNNBase) -> None:
         super().__init__()
@@ -97,14 +94,16 @@ class Reversed(nn.Module):
             direction.load_state_dict({name: state[name + end] for name in direction.state_dict()})
 
     def forward(self, batch: Padded) -> Tensor:
-        """`[B, T, 2H]`."""
-        output: Tensor = self.layer(batch.x.transpose(0, 1), batch.lengths.to(batch.x.device))
-        return output.transpose(0, 1)
+        output: Tensor = self.layer(batch.x, batch.lengths.to(batch.x.device))
+        return output
 
 
 class Saturated(nn.Module):
-    """One call for both directions. Padding precedes the utterance for the backward one, whose state is 0
-    then and stays 0; what follows it does not matter to the forward one."""
+    """One call for both directions: `[T, B, D]` -> `[T, B, 2H]`.
+
+    Padding precedes the utterance for the backward direction, whose state stays 0 there; for the forward
+    direction it comes last and does not matter.
+    """
 
     column: Tensor
 
@@ -112,96 +111,73 @@ class Saturated(nn.Module):
         super().__init__()
         self.rnn = rnn
         signs = {"gru": (0, 1, 0), "lstm": (-1, 1, 0, 0)}[cell]  # PyTorch's gates: r z n, i f g o
-        column = torch.zeros(len(signs) * rnn.hidden_size, _CHANNELS)
-        column[:, 0] = _LARGE * torch.tensor(signs).repeat_interleave(rnn.hidden_size)
+        column = torch.zeros(len(signs) * rnn.hidden_size, CHANNELS)
+        column[:, 0] = LARGE * torch.tensor(signs).repeat_interleave(rnn.hidden_size)
         # A buffer, so that neither gradients nor weight decay reach it.
         self.register_buffer("column", column)
 
     def forward(self, batch: Padded) -> Tensor:
-        """`[B, T, 2H]`."""
-        device, dtype = batch.x.device.type, batch.x.dtype
-        padding = F.pad(~batch.valid[:, :, None], (0, _CHANNELS - 1)).to(dtype)
+        dtype = batch.x.dtype
+        padding = F.pad(~batch.valid, (0, CHANNELS - 1)).to(dtype)
         weights = [weight for direction in self.rnn.all_weights for weight in direction]
         for i in (0, len(weights) // 2):
             weights[i] = torch.cat([weights[i], self.column], dim=1)
-        with torch.autocast(device, enabled=False):
+        with torch.autocast(batch.x.device.type, enabled=False):
             return run_with_weights(self.rnn, torch.cat([batch.x, padding], 2), cast_together(weights, dtype))
 
 
-class Even(nn.Module):
-    """PyTorch's layer on a batch without padding."""
-
-    def __init__(self, rnn: nn.RNNBase) -> None:
-        super().__init__()
-        self.rnn = rnn
-
-    def forward(self, batch: Padded) -> Tensor:
-        """`[B, T, 2H]`."""
-        with torch.autocast(batch.x.device.type, enabled=False):
-            output: Tensor = self.rnn(batch.x)[0]
-        return output
-
-
-def four_ways(cell: Cell, width: int, hidden: int, dtype: torch.dtype) -> dict[str, nn.Module]:
-    """The same weights in all."""
+def all_layers(cell: Cell, width: int, hidden: int, dtype: torch.dtype) -> dict[str, nn.Module]:
+    """The three layers, with equal weights."""
 
     def rnn() -> nn.RNNBase:
         torch.manual_seed(0)
-        return CELLS[cell](width, hidden, batch_first=True, bidirectional=True)
+        return CELLS[cell](width, hidden, bidirectional=True)
 
     return {
         "packed": Packed(rnn()).to(dtype),
-        "reversed": Reversed(cell, rnn()),
+        "asr": Asr(cell, rnn()),
         "saturated": Saturated(cell, rnn()),
-        "even": Even(rnn()).to(dtype),
     }
 
 
 def bucket_lengths(frames: int, size: int) -> Tensor:
-    """`int64[size]`: lengths of utterances of one bucket, of which the longest has so many frames."""
+    """Lengths `int64[size]` of the utterances in a bucket whose longest has `frames` frames."""
     quantiles = FRAME_RATE * np.asarray(QUANTILES)
     quantiles *= max(1.0, frames / quantiles[-1])
     shares = np.linspace(0, 1, len(quantiles))
-    low, high = np.interp([frames / _BUCKET, frames], quantiles, shares)
+    low, high = np.interp([frames / BUCKET, frames], quantiles, shares)
     drawn = np.interp(np.random.default_rng(0).uniform(low, high, size), shares, quantiles)
     drawn[0] = frames
     return torch.from_numpy(np.ceil(drawn).astype(int)).clamp(max=frames)
 
 
-def forward(module: nn.Module, batch: Padded) -> Tensor:
-    """Under autocast to the type of the input, where that has 16 bits."""
+def forward(layer: nn.Module, batch: Padded) -> Tensor:
+    """Run a layer, under autocast if the input has 16 bits."""
     dtype = batch.x.dtype
     with torch.autocast(batch.x.device.type, dtype, enabled=dtype != torch.float32):
-        output: Tensor = module(batch)
+        output: Tensor = layer(batch)
         return output
 
 
-def greatest_difference(module: nn.Module, batch: Padded, most: int = 4) -> float:
-    """Between outputs in the batch and alone, of up to `most` utterances."""
+def largest_difference(layer: nn.Module, batch: Padded, most: int = 4) -> float:
+    """Largest difference between outputs in the batch and alone, over up to `most` utterances."""
     worst = 0.0
-    with torch.no_grad():
-        together = forward(module, batch)
-        for i in np.linspace(0, len(batch.x) - 1, most).astype(int):
-            frames = int(batch.lengths[i])
-            alone = forward(module, padded(batch.x[i : i + 1, :frames], batch.lengths[i : i + 1]))
-            worst = max(worst, float((together[i, :frames] - alone[0]).abs().max()))
+    together = forward(layer, batch).detach()
+    for i in np.linspace(0, len(batch.lengths) - 1, most).astype(int):
+        frames = int(batch.lengths[i])
+        alone = forward(layer, padded(batch.x[:frames, i : i + 1], batch.lengths[i : i + 1])).detach()
+        worst = max(worst, float((together[:frames, i] - alone[:, 0]).abs().max()))
     return worst
 
 
-def step(module: nn.Module, batch: Padded) -> float:
-    """Seconds of forward and backward; nothing on padding reaches the loss."""
-    gradient = torch.ones_like(batch.x) * batch.valid[:, :, None]
-    module.zero_grad()
-    x = batch.x.detach().requires_grad_()
-    synchronize(x.device)
-    begin = time.perf_counter()
-    forward(module, batch._replace(x=x)).backward(gradient)
-    synchronize(x.device)
-    return time.perf_counter() - begin
+def step(layer: nn.Module, batch: Padded, gradient: Tensor) -> None:
+    """Forward and backward."""
+    layer.zero_grad()
+    forward(layer, batch._replace(x=batch.x.detach().requires_grad_())).backward(gradient)
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until the device has done its work."""
+    """Wait for the device."""
     if device.type == "cuda":
         torch.cuda.synchronize()
 
@@ -209,85 +185,73 @@ def synchronize(device: torch.device) -> None:
 def measure(
     cell: Cell, hidden: int, size: int, frames: int, precision: str, device: torch.device, rounds: int
 ) -> dict[str, Any]:
-    """One row."""
-    dtype = _PRECISIONS[precision]
-    ways = {name: way.to(device) for name, way in four_ways(cell, 2 * hidden, hidden, dtype).items()}
+    """One row of the table."""
+    dtype = PRECISIONS[precision]
+    layers = {name: layer.to(device) for name, layer in all_layers(cell, 2 * hidden, hidden, dtype).items()}
     generator = torch.Generator(device).manual_seed(1)
-    x = torch.randn(size, frames, 2 * hidden, generator=generator, device=device).to(dtype)
-    bucket, even = padded(x, bucket_lengths(frames, size)), padded(x, torch.full((size,), frames))
-    batches = {name: even if name == "even" else bucket for name in ways}
-    times: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(1 + rounds):
-        for name, way in ways.items():
-            times[name].append(step(way, batches[name]))
-    speeds = {
-        name: int(batches[name].lengths.sum()) / statistics.median(taken[1:]) for name, taken in times.items()
-    }
+    x = torch.randn(frames, size, 2 * hidden, generator=generator, device=device).to(dtype)
+    batch = padded(x, bucket_lengths(frames, size))
+    gradient = torch.ones_like(x) * batch.valid
+    steps = {name: partial(step, layer, batch, gradient) for name, layer in layers.items()}
+    timings = time_alternately(steps, rounds, partial(synchronize, device))
+    seconds = {name: timing.seconds for name, timing in timings.items()}
     return {
         "cell": cell,
         "hidden": hidden,
         "batch": size,
         "frames": frames,
         "precision": precision,
-        "padding": 1 - float(bucket.lengths.sum()) / (size * frames),
-        "seconds": {name: statistics.median(taken[1:]) for name, taken in times.items()},
-        "faster": {name: speed / speeds["packed"] for name, speed in speeds.items()},
-        "difference": {name: greatest_difference(way, batches[name]) for name, way in ways.items()},
+        "padding": 1 - float(batch.lengths.sum()) / (size * frames),
+        "seconds": seconds,
+        "ratio": {name: seconds["packed"] / taken for name, taken in seconds.items()},
+        "difference": {name: largest_difference(layer, batch) for name, layer in layers.items()},
     }
 
 
 def main() -> None:
     """Parse, measure, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = new_parser(__doc__)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--full", action="store_true", help="the larger grid, for a GPU")
     parser.add_argument("--cells", nargs="+", choices=["gru", "lstm"], default=["gru", "lstm"])
-    parser.add_argument("--hidden", nargs="+", type=int)
-    parser.add_argument("--batches", nargs="+", type=int, help="utterances")
-    parser.add_argument("--frames", nargs="+", type=int, help="of the longest utterance")
-    parser.add_argument("--precisions", nargs="+", choices=_PRECISIONS, default=["float32", "bfloat16"])
+    parser.add_argument("--hidden", nargs="+", type=int, default=[256])
+    parser.add_argument("--batches", nargs="+", type=int, default=[8, 32], help="utterances")
+    parser.add_argument("--frames", nargs="+", type=int, default=[100, 250], help="of the longest")
+    parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=["float32", "bfloat16"])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    hidden = arguments.hidden or ([256, 384, 512, 768] if arguments.full else [256])
-    batches = arguments.batches or ([8, 32, 128, 512] if arguments.full else [8, 32])
-    frames = arguments.frames or ([100, 300, 600] if arguments.full else [100, 250])
     device = torch.device(arguments.device)
     rows = []
     if not arguments.json:
-        print(heading(device))
-    for point in product(arguments.cells, hidden, batches, frames, arguments.precisions):
+        print(f"{device_name(device)}\n\n{HEADER}")
+    a = arguments
+    for point in product(a.cells, a.hidden, a.batches, a.frames, a.precisions):
         rows.append(measure(*point, device, arguments.rounds))
         if not arguments.json:
-            print(line(rows[-1]), flush=True)
+            print(format_row(rows[-1]), flush=True)
     if arguments.json:
-        print(json.dumps({"device": name_of(device), "rows": rows}, indent=1))
+        show({"device": device_name(device), "rows": rows}, "", True)
 
 
-def name_of(device: torch.device) -> str:
-    """The machine."""
+def device_name(device: torch.device) -> str:
+    """Name of the GPU, or the number of threads."""
     if device.type == "cuda":
         return torch.cuda.get_device_name()
     return f"CPU, {torch.get_num_threads()} threads"
 
 
-def heading(device: torch.device) -> str:
-    """Head of the table, in Markdown."""
-    columns: Sequence[str] = (
-        *("cell", "H", "B", "T", "precision", "padding", "packed, ms", "reversed, faster by"),
-        *("saturated", "even", "difference: packed", "reversed", "saturated", "even"),
-    )
-    return f"{name_of(device)}\n\n| {' | '.join(columns)} |\n|{'---|' * len(columns)}"
+HEADER = (
+    f"{'':36}{'packed':>8}{'faster by':>14}{'difference':>21}\n"
+    f"{'cell':5}{'H':>5}{'B':>5}{'T':>5}  {'type':9}{'pad %':>5}"
+    f"{'ms':>8}{'asr':>7}{'satur.':>7}{'packed':>7}{'asr':>7}{'satur.':>7}"
+)
 
 
-def line(row: dict[str, Any]) -> str:
-    """A row of the table."""
-    faster, difference = row["faster"], row["difference"]
-    cells = [str(row[key]) for key in ("cell", "hidden", "batch", "frames", "precision")]
-    cells += [f"{100 * row['padding']:.1f} %", f"{1000 * row['seconds']['packed']:.1f}"]
-    cells += [f"{faster[name]:.2f}" for name in ("reversed", "saturated", "even")]
-    cells += [f"{difference[name]:.0e}" for name in ("packed", "reversed", "saturated", "even")]
-    return f"| {' | '.join(cells)} |"
+def format_row(row: dict[str, Any]) -> str:
+    """Format a row of the table."""
+    line = f"{row['cell']:5}{row['hidden']:5}{row['batch']:5}{row['frames']:5}  {row['precision']:9}"
+    line += f"{100 * row['padding']:5.1f}{1000 * row['seconds']['packed']:8.1f}"
+    line += "".join(f"{row['ratio'][name]:7.2f}" for name in ("asr", "saturated"))
+    return line + "".join(f"{difference:7.0e}" for difference in row["difference"].values())
 
 
 if __name__ == "__main__":

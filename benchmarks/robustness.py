@@ -1,16 +1,16 @@
-"""What do noise and tempo do to the word errors, ours and a peer's?
+"""WER in noise and at other speaking rates, against PocketSphinx.
 
-    python -m benchmarks.robustness --model BUNDLE --manifest MANIFEST [--snr 20 10 5 0] [--noise NAME]
-                                    [--tempo 0.8 1.25] [--utterances N] [--plot FILE.png] [--json]
+    python -m benchmarks.robustness [--model box] [--manifest FILE]
+                                    [--snr 20 10 5 0] [--noise white]
+                                    [--tempo 0.8 1.25] [--plot FILE.png]
 
-The same waveforms go through our pipeline and through PocketSphinx 5 with its own US English model
-(pip install 'pocketsphinx>=5,<6'), which starts afresh at each condition. It takes 16 bits and ours floats:
-where noise takes a waveform beyond full scale, PocketSphinx gets it quieter by as much, not clipped.
-With babble, the other utterances of the whole manifest talk. Conditions as of `asr evaluate`.
+The conditions are those of `asr evaluate`; both systems get the same samples.
+PocketSphinx 5 (pip install 'pocketsphinx>=5,<6') uses its own US English model
+and starts afresh in each condition, as it adapts. It takes 16-bit samples: where
+noise exceeds full scale, it gets the mixture at a lower level, not clipped.
+Babble is made of the other utterances of the manifest.
 """
 
-import argparse
-import json
 import time
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -18,10 +18,6 @@ from pathlib import Path
 
 import numpy as np
 
-from asr import manifest
-from asr.audio import SAMPLE_RATE
-from asr.cli import add_flags
-from asr.console import check_output
 from asr.errors import AsrError
 from asr.inference.decoder import LoadOptions
 from asr.inference.transcriber import load_model
@@ -38,56 +34,52 @@ from asr.scoring.conditions import (
 from asr.scoring.evaluate import EvaluateOptions, Problem, Report, summarize
 from asr.scoring.report import check_plot, plot
 from asr.scoring.wer import score
-from benchmarks.transcribers import pocketsphinx
-from benchmarks.transcription import spread
+from benchmarks import SAMPLE_RATE, add_corpus, bundle_path, new_parser, read_utterances, show, spread
+from benchmarks.transcription import pocketsphinx
 
 
 def main() -> None:
     """Parse, measure, print."""
-    arguments = parse()
+    parser = new_parser(__doc__)
+    add_corpus(parser, utterances=40)
+    parser.add_argument("--threads", type=int, help="for asr (default: all cores)")
+    parser.add_argument("--greedy", action="store_true", help="asr without a language model")
+    parser.add_argument("--snr", type=float, nargs="*", default=[20.0, 10.0, 5.0, 0.0], help="in dB")
+    parser.add_argument("--noise", help="white (default), babble, or a folder of recordings")
+    parser.add_argument("--tempo", type=float, nargs="*", default=[0.8, 1.25])
+    parser.add_argument("--seed", type=int, default=0, help="of the noise")
+    parser.add_argument("--plot", type=Path, metavar="FILE.png")
+    arguments = parser.parse_args()
     if find_spec("pocketsphinx") is None:
-        raise SystemExit("pocketsphinx is not installed; pip install 'pocketsphinx>=5,<6'")
-    name = arguments.noise or "white"
-    systems: dict[str, Robustness] = {}
+        raise SystemExit("the peer is not installed; pip install 'pocketsphinx>=5,<6'")
+    everything, bundle = read_utterances(arguments.manifest), bundle_path(arguments.model)
+    utterances = spread(everything, arguments.utterances)
     try:
-        everything = manifest.read(arguments.manifest)
-        utterances = spread(everything, arguments.utterances)
-        asked = EvaluateOptions(tuple(arguments.snr), name, tuple(arguments.tempo), arguments.seed)
-        noise = noise_for(asked, everything)
+        options = EvaluateOptions(
+            tuple(arguments.snr), arguments.noise, tuple(arguments.tempo), arguments.seed
+        )
+        noise = noise_for(options, everything)
         if arguments.plot:
             check_plot()
-            check_output(arguments.plot)
-        model = load_model(arguments.model, arguments.threads, LoadOptions(greedy=arguments.greedy))
-        systems["ours"] = evaluate_conditions(model, utterances, asked, noise)
-        reports = {
-            c: of_peer(utterances, c, noise, arguments.seed) for c in conditions(asked.snr, asked.tempo)
+        model = load_model(bundle, arguments.threads, LoadOptions(greedy=arguments.greedy))
+        ours = evaluate_conditions(model, utterances, options, noise)
+        peer = {
+            c: evaluate_peer(utterances, c, noise, options.seed)
+            for c in conditions(options.snr, options.tempo)
         }
     except AsrError as error:
         raise SystemExit(str(error)) from None
-    systems["pocketsphinx"] = Robustness(reports, name, arguments.seed)
+    systems = {"asr": ours, "pocketsphinx": Robustness(peer, ours.noise, ours.seed)}
     if arguments.plot:
         plot(systems, arguments.plot)
     found = {system: result.to_dict() for system, result in systems.items()}
-    print(json.dumps(found, indent=1) if arguments.json else table(systems))
+    show(found, table(systems), arguments.json)
 
 
-def parse() -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--model", type=Path, default=Path("exp/characters/bundle"))
-    parser.add_argument("--manifest", type=Path, default=Path("data/librispeech/dev-excerpt/manifest.jsonl"))
-    parser.add_argument("--utterances", type=int, default=40, help="so many, spread over the manifest")
-    parser.add_argument("--threads", type=int, help="of ours (all)")
-    parser.add_argument("--greedy", action="store_true", help="ours without a language model")
-    parser.add_argument("--plot", type=Path, help="draw the word error rates")
-    parser.add_argument("--json", action="store_true")
-    add_flags(parser, EvaluateOptions)
-    defaults = {"snr": [20.0, 10.0, 5.0, 0.0], "noise": None, "tempo": [0.8, 1.25], "seed": 0}
-    return parser.parse_args(namespace=argparse.Namespace(**defaults))
-
-
-def of_peer(utterances: Sequence[Utterance], condition: Condition, noise: Noise | None, seed: int) -> Report:
-    """PocketSphinx under a condition, without confidences."""
+def evaluate_peer(
+    utterances: Sequence[Utterance], condition: Condition, noise: Noise | None, seed: int
+) -> Report:
+    """Evaluate PocketSphinx in one condition, without confidences."""
     recognise = pocketsphinx()
     scores, problems, samples = [], [], 0
     begin = time.perf_counter()
@@ -103,22 +95,23 @@ def of_peer(utterances: Sequence[Utterance], condition: Condition, noise: Noise 
 
 
 def to_int16(waveform: np.ndarray) -> np.ndarray:
-    """`float32[samples]` -> `int16[samples]`, made quieter where it would be clipped."""
+    """Convert `float32[samples]` to int16, attenuated if it would clip."""
     peak = np.abs(waveform).max(initial=0.0)
     return np.round(waveform * (32_767 / max(1.0, peak))).astype(np.int16)
 
 
 def table(systems: dict[str, Robustness]) -> str:
-    """WER of each system, with its interval, a line a condition."""
-    lines = [" " * 14 + "".join(f"{f'{name}: WER, %':>22}{'95 %':>16}" for name in systems)]
-    for condition in next(iter(systems.values())).reports:
+    """Format WER and 95 % interval in % as one line per condition, with the ratio of the WERs."""
+    lines = [f"{'':14}" + "".join(f"{name + ' WER %':>20}{'95 %':>14}" for name in systems) + f"{'ratio':>8}"]
+    for condition in systems["asr"].reports:
         line = f"{condition.name:14}"
         for result in systems.values():
             report = result.reports[condition]
             span = report.word_interval
-            spread_of = f"{100 * span.low:.2f}-{100 * span.high:.2f}" if span else "n/a"
-            line += f"{100 * report.words.rate:22.2f}{spread_of:>16}"
-        lines.append(line)
+            interval = f"{100 * span.low:.1f}-{100 * span.high:.1f}" if span else "n/a"
+            line += f"{100 * report.words.rate:20.2f}{interval:>14}"
+        ours, peer = (result.reports[condition].words.rate for result in systems.values())
+        lines.append(line + (f"{peer / ours:8.2f}" if ours else f"{'n/a':>8}"))
     for name, result in systems.items():
         for condition, report in result.reports.items():
             lines += [f"{name}, {condition.name}: {p.id}: {p.reason}" for p in report.problems]

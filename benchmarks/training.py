@@ -1,35 +1,30 @@
-"""How fast is training, beside what the common PyTorch examples do, and where does the time go?
+"""Training speed against packed sequences, and where the time goes.
 
-    python -m benchmarks.training [--device cpu|cuda] [--cell gru|lstm] [--hidden 256] [--layers 3]
-                                  [--batch-seconds 240] [--processes 1] [--compile]
+    python -m benchmarks.training [--device cpu|cuda] [--cell gru|lstm]
+                                  [--processes 1]
 
-The same model is trained on the same synthetic corpus, whose utterances have the lengths of LibriSpeech's:
+The same model on the same synthetic corpus, with LibriSpeech's durations:
 
-ours     asr's data module, sampler and LightningModule under Lightning's trainer, in bf16 (as `asr train`,
-         in float32 on a CPU that only emulates bf16)
-packed   nn.GRU or nn.LSTM on packed sequences, batches of a fixed number of utterances from a shuffled
-         loader, float32
+asr     data module, sampler and LightningModule under Lightning's trainer, in
+        bf16, or in float32 on a CPU that only emulates bf16
+packed  nn.GRU or nn.LSTM on packed sequences, shuffled batches of a fixed number
+        of utterances, float32: what common PyTorch examples do
 
-Each epoch is timed, the first is left out as a warm-up, and the median of the others is taken; ours and
-packed do not alternate. Both train for real, with SpecAugment and AdamW.
+Both train with SpecAugment and AdamW. The figure is the median time of an
+epoch, without the first; the two do not alternate. With --processes, so many
+train asr, each with its share of the batch: on a CPU with one thread each, on
+CUDA with one GPU each; packed stays one process.
 
-With --processes, so many train ours, each with its share of the batch's seconds, so that the batch of a step
-is as large as with one: on a CPU with one thread each (gloo), on CUDA with one GPU each. The first process
-times an epoch between barriers, and it is an epoch of the whole corpus. packed stays one process, on a CPU
-with all threads, on CUDA with one GPU. With --compile (CUDA only), torch.compile takes ours' subsampling.
-
-Shares by part are those of the parts alone, forward and backward, on one batch of median length (median of
-five), by one process. `data_wait_share` is the time that the trainer waits for batches (in the first
-process, by its profiler); `loader_xrt` how fast one thread of the host makes them. `mfu` is the model's
-floating-point operations a second, three times those of the forward pass, over what a product of large
-matrices of ours' type reaches on this device (times the GPUs) in the same run. `projection` is arithmetic:
-epochs of 100 and 960 hours at the speed of ours.
+Shares by part are of forward and backward on one batch of median length, each
+part alone. "waiting for data" is measured by the trainer of the first process.
+MFU is the model's floating-point operations, three times those of the forward
+pass, over what a product of large matrices reaches in the same run (times the
+GPUs).
 """
 
 import argparse
 import json
 import logging
-import os
 import statistics
 import tempfile
 import time
@@ -39,6 +34,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.utilities import move_data_to_device
@@ -47,6 +43,9 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from torch.utils.data import DataLoader
 
+from asr import manifest
+from asr.features.logmel import LogMelConfig
+from asr.features.store import Entry, Summary, shard_path, write_meta
 from asr.frames import FrameGrid
 from asr.model.acoustic import CELLS, AcousticModel, Architecture, Cell, Subsampling
 from asr.text import Tokenizer
@@ -56,127 +55,143 @@ from asr.training.data import Batch, SpeechData, SpeechDataset
 from asr.training.losses import ctc_losses
 from asr.training.module import CTCModule
 from asr.training.run import cpu_has_bfloat16
-from benchmarks.synthetic import write_corpus
+from benchmarks import new_parser, show, time_alternately
+from benchmarks.recurrence import CHARACTERS, QUANTILES, device_name, synchronize
+
+SHARD = 500
+"""Utterances per shard of the corpus."""
 
 
 def main() -> None:
     """Parse, measure, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = new_parser(__doc__)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--cell", choices=["gru", "lstm"], default="gru")
     parser.add_argument("--hidden", type=int, default=256)
     parser.add_argument("--layers", type=int, default=3)
-    parser.add_argument("--batch-seconds", type=float, default=240.0)
-    parser.add_argument("--hours", type=float, default=0.5, help="of the corpus; more for a GPU")
-    parser.add_argument("--epochs", type=int, default=3, help="timed, after one to warm up")
-    parser.add_argument("--packed-batch", type=int, help="utterances (as many as --batch-seconds holds)")
-    parser.add_argument("--processes", type=int, default=1, help="that train ours together")
-    parser.add_argument("--compile", action="store_true", help="the subsampling of ours; CUDA only")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--batch-seconds", type=float, help="of audio in a step (CPU 240, GPU 2400)")
+    parser.add_argument("--hours", type=float, help="of the corpus (CPU 0.5, GPU 10)")
+    parser.add_argument("--epochs", type=int, default=3, help="timed, after one of warm-up")
+    parser.add_argument("--processes", type=int, default=1, help="that train asr together")
     arguments = parser.parse_args()
-    if arguments.compile and arguments.device == "cpu":
-        # Backward through the bfloat16 convolutions, with sizes that vary, fails a check of strides there.
-        parser.error("--compile: on a CPU, torch 2.11 cannot run what it compiles; use --device cuda")
+    gpu = arguments.device == "cuda"
+    arguments.batch_seconds = arguments.batch_seconds or (2400.0 if gpu else 240.0)
+    arguments.hours = arguments.hours or (10.0 if gpu else 0.5)
     with tempfile.TemporaryDirectory() as name:
         write_corpus(Path(name) / "train", arguments.hours)
         write_corpus(Path(name) / "validation", 20 / 3600, seed=1)
         result = measure(arguments, Path(name))
-    print(json.dumps(result, indent=1) if arguments.json else table(result))
+    show(result, table(result), arguments.json)
+
+
+def write_corpus(folder: Path, hours: float, seed: int = 0) -> None:
+    """Write the manifest and features of so many hours of noise; there are no audio files."""
+    generator = np.random.default_rng(seed)
+    mels = LogMelConfig().mels
+    utterances: list[manifest.Utterance] = []
+    entries: list[Entry] = []
+    shards: dict[str, int] = {}
+    folder.mkdir(parents=True)
+    left = hours * 3600
+    while left > 0:
+        durations = np.interp(generator.random(SHARD), np.linspace(0, 1, len(QUANTILES)), QUANTILES)
+        durations = durations[: int(np.searchsorted(durations.cumsum(), left)) + 1]
+        left -= durations.sum()
+        frames = (durations / FrameGrid().hop_seconds).astype(int)
+        starts = np.concatenate(([0], frames.cumsum()))
+        for i, duration in enumerate(durations):
+            id = f"noise-{len(shards)}-{i}"
+            letters = generator.choice(list("ETAOIN SHRDLU"), int(duration * CHARACTERS))
+            text = " ".join("".join(letters).split()) or "A"
+            utterances.append(manifest.Utterance(id, folder / f"{id}.flac", float(duration), text))
+            entries.append(Entry(id, 1.0, len(shards), int(starts[i]), int(frames[i])))
+        path = shard_path(folder, len(shards))
+        np.save(path, generator.standard_normal((int(starts[-1]), mels), np.float32).astype(np.float16))
+        shards[path.name] = path.stat().st_size
+    manifest.write(folder / "manifest.jsonl", utterances)
+    (folder / "index.jsonl").write_text("".join(json.dumps(vars(entry)) + "\n" for entry in entries))
+    count = sum(entry.frames for entry in entries)
+    write_meta(folder, Summary(len(entries), count, [0.0] * mels, [1.0] * mels, [1.0], shards))
 
 
 def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """All figures."""
     device = torch.device(arguments.device)
     dataset = SpeechDataset([folder / "train"], Tokenizer())
-    hours = sum(dataset.lengths) / 360_000
-    size = arguments.packed_batch or round(arguments.batch_seconds / (3600 * hours / len(dataset)))
-    seconds, waited = train_ours(arguments, folder)
+    hours = sum(dataset.lengths) * FrameGrid().hop_seconds / 3600
+    size = max(1, round(arguments.batch_seconds / (3600 * hours / len(dataset))))
+    seconds, waited = train_asr(arguments, folder)
     packed = train_packed(new_module(arguments), dataset, size, arguments.epochs, device)
     batch = dataset[typical(dataset, arguments.batch_seconds)]
-    rate = hours / seconds
+    module = new_module(arguments)
     peak = matrix_peak(device) * (arguments.processes if device.type == "cuda" else 1)
+    operations = 3 * forward_operations(module.model) * 3600 * hours / FrameGrid().frame_seconds
     return {
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {os.cpu_count()} cores",
+        "device": device_name(device),
         "cell": arguments.cell,
         "processes": arguments.processes,
-        "type": str(ours_type(device)).removeprefix("torch."),
-        "compiled": arguments.compile,
-        "parameters": sum(p.numel() for p in new_module(arguments).parameters()),
-        "ours.audio_hours_per_second": rate,
-        "packed.audio_hours_per_second": hours / packed,
+        "type": str(training_type(device)).removeprefix("torch."),
+        "parameters": sum(p.numel() for p in module.parameters()),
+        "asr_xrt": 3600 * hours / seconds,
+        "packed_xrt": 3600 * hours / packed,
         "ratio": packed / seconds,
         "data_wait_share": waited,
-        "mfu": 3
-        * forward_operations(new_module(arguments).model)
-        * 3600
-        / FrameGrid().frame_seconds
-        * rate
-        / peak,
+        "parts": parts(module.to(device), batch, device),
+        "mfu": operations / seconds / peak,
         "peak_tflops": peak / 1e12,
-        "loader_xrt": loader_speed(dataset, arguments.batch_seconds),
-        "parts": parts(compiled(new_module(arguments), arguments).to(device), batch, device),
-        "projection": {f"{h} hours: seconds an epoch": h / rate for h in (100, 960)},
     }
 
 
-def ours_type(device: torch.device) -> torch.dtype:
-    """Of the matrix products."""
+def training_type(device: torch.device) -> torch.dtype:
+    """Type of asr's matrix products in training."""
     return torch.bfloat16 if device.type == "cuda" or cpu_has_bfloat16() else torch.float32
 
 
 def new_module(arguments: argparse.Namespace) -> CTCModule:
-    """The same weights each time."""
+    """Module with the same weights each time."""
     torch.manual_seed(0)
     return CTCModule(Architecture(Tokenizer().size, arguments.cell, arguments.layers, arguments.hidden))
 
 
-def compiled(module: CTCModule, arguments: argparse.Namespace) -> CTCModule:
-    """In place, so that names stay; for any batch and number of frames."""
-    if arguments.compile:
-        module.model.subsampling.compile(dynamic=True)
-    return module
-
-
-class Timer(SimpleProfiler):
-    """Says nothing at its end."""
+class QuietProfiler(SimpleProfiler):
+    """Profiler that prints no summary."""
 
     def summary(self) -> str:
-        """Nothing."""
+        """Return nothing."""
         return ""
 
 
 class Clock(pl.Callback):
-    """Seconds of each epoch between barriers, and of the first process's waiting for batches -> a file, for
-    the processes are spawned ones."""
+    """Writes the seconds of each epoch, and those of waiting for batches, to a file.
 
-    def __init__(self, path: Path, arguments: argparse.Namespace) -> None:
-        self.path = path
-        self.arguments = arguments
+    A file, because spawned processes cannot return them.
+    """
+
+    def __init__(self, path: Path, device: str) -> None:
+        self.path, self.device = path, device
         self.epochs: list[float] = []
         self.waits: list[float] = []
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """What each process sets for itself."""
+        """Settings of each process."""
         quieten()
-        if trainer.world_size > 1 and self.arguments.device == "cpu":
+        if trainer.world_size > 1 and self.device == "cpu":
             torch.set_num_threads(1)
-        assert isinstance(pl_module, CTCModule)
-        compiled(pl_module, self.arguments)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start."""
+        """Start the clock when all processes are ready."""
         self._wait_for_all(trainer, pl_module)
         fetches(trainer).clear()
         self._begin = time.perf_counter()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Stop."""
+        """Stop the clock when all processes are ready."""
         self._wait_for_all(trainer, pl_module)
         self.epochs.append(time.perf_counter() - self._begin)
         self.waits.append(sum(fetches(trainer)))
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Tell."""
+        """Write the file."""
         if trainer.is_global_zero:
             self.path.write_text(json.dumps({"epochs": self.epochs, "waits": self.waits}))
 
@@ -186,30 +201,28 @@ class Clock(pl.Callback):
 
 
 def fetches(trainer: pl.Trainer) -> list[float]:
-    """Seconds that the trainer waited for each batch, as its profiler notes them."""
+    """Seconds of waiting for each batch, from the trainer's profiler."""
     assert isinstance(trainer.profiler, SimpleProfiler)
     return trainer.profiler.recorded_durations["[_TrainingEpochLoop].train_dataloader_next"]
 
 
 def quieten() -> None:
-    """Hide what the trainer says of itself."""
+    """Hide the trainer's notices."""
     warnings.filterwarnings("ignore", ".*LeafSpec.*|.*does not have many workers.*")
     logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
 
 
-def train_ours(arguments: argparse.Namespace, folder: Path) -> tuple[float, float]:
-    """Median seconds of an epoch, and the share of it that went into waiting for data."""
+def train_asr(arguments: argparse.Namespace, folder: Path) -> tuple[float, float]:
+    """Median seconds of an epoch, and the share of waiting for data."""
     quieten()
-    data = SpeechData(
-        [folder / "train"],
-        [folder / "validation"],
-        batch_seconds=arguments.batch_seconds,
-    )
+    data = SpeechData([folder / "train"], [folder / "validation"], batch_seconds=arguments.batch_seconds)
     trainer = pl.Trainer(
         accelerator=arguments.device,
         devices=arguments.processes,
         strategy="ddp_spawn" if arguments.processes > 1 else "auto",
-        precision="bf16-mixed" if ours_type(torch.device(arguments.device)) == torch.bfloat16 else "32-true",
+        precision="32-true"
+        if training_type(torch.device(arguments.device)) == torch.float32
+        else "bf16-mixed",
         max_epochs=1 + arguments.epochs,
         limit_val_batches=0,
         num_sanity_val_steps=0,
@@ -219,8 +232,8 @@ def train_ours(arguments: argparse.Namespace, folder: Path) -> tuple[float, floa
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        profiler=Timer(),
-        callbacks=[WeightAverage(), Clock(folder / "clock.json", arguments)],
+        profiler=QuietProfiler(),
+        callbacks=[WeightAverage(), Clock(folder / "clock.json", arguments.device)],
     )
     trainer.fit(new_module(arguments), data)
     clock = json.loads((folder / "clock.json").read_text())
@@ -229,19 +242,20 @@ def train_ours(arguments: argparse.Namespace, folder: Path) -> tuple[float, floa
 
 
 class PackedLayer(nn.Module):
-    """A bidirectional layer on packed sequences, in the place of a RecurrentLayer.
+    """Bidirectional layer on packed sequences, in place of a RecurrentLayer.
 
-    The examples know the lengths `int64[B]` on the host, once a batch; `lengths` is set to them."""
+    `[T, B, D]`, lengths -> `[T, B, 2H]`. `host_lengths` `int64[B]` are set for each batch, as the examples
+    have them on the host.
+    """
 
-    lengths: Tensor
+    host_lengths: Tensor
 
     def __init__(self, cell: Cell, width: int, hidden: int) -> None:
         super().__init__()
         self.rnn = CELLS[cell](width, hidden, bidirectional=True)
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
-        """`[T, B, D]` -> `[T, B, 2H]`."""
-        packed = pack_padded_sequence(x, self.lengths, enforce_sorted=False)
+        packed = pack_padded_sequence(x, self.host_lengths, enforce_sorted=False)
         output: Tensor = pad_packed_sequence(self.rnn(packed)[0], total_length=len(x))[0]
         return output
 
@@ -249,39 +263,43 @@ class PackedLayer(nn.Module):
 def train_packed(
     module: CTCModule, dataset: SpeechDataset, size: int, epochs: int, device: torch.device
 ) -> float:
-    """Median seconds of an epoch."""
+    """Median seconds of an epoch with packed layers, in batches of `size` utterances."""
     a = module.model.architecture
     layers = [PackedLayer(a.cell, a.width, a.hidden) for _ in range(a.layers)]
     module.model.recurrent = nn.ModuleList(layers)
     module.to(device).train()
     optimizer = torch.optim.AdamW(module.parameters(), 1e-3)
+    positions: Any = range(len(dataset))  # stands for a map-style dataset of items
     loader = DataLoader(
-        range(len(dataset)),  # type: ignore[arg-type]  # positions stand for a map-style dataset of items
-        size,
-        shuffle=True,
-        collate_fn=dataset.__getitem__,
-        pin_memory=device.type == "cuda",
+        positions, size, shuffle=True, collate_fn=dataset.__getitem__, pin_memory=device.type == "cuda"
     )
-    seconds = []
-    for _ in range(1 + epochs):
-        synchronize(device)
-        begin = time.perf_counter()
+
+    def epoch() -> None:
         for batch in loader:
             for layer in layers:
-                layer.lengths = Subsampling.output_lengths(batch.lengths)
+                layer.host_lengths = Subsampling.output_lengths(batch.lengths)
             batch = move_data_to_device(batch, device)
-            losses, _, _ = module.losses(batch, masked(module.model, batch))
+            losses, _, _ = module.losses(batch, augmented(module.model, batch))
             optimizer.zero_grad()
             (losses.sum() / batch.target_lengths.sum()).backward()
             nn.utils.clip_grad_norm_(module.parameters(), 1.0)
             optimizer.step()
-        synchronize(device)
-        seconds.append(time.perf_counter() - begin)
-    return statistics.median(seconds[1:])
+
+    return time_on(device, epoch, epochs)
+
+
+def augmented(model: AcousticModel, batch: Batch) -> Tensor:
+    """Normalised features with SpecAugment."""
+    return spec_augment(SpecAugmentConfig(), model.normalize(batch.features, batch.lengths), batch.lengths)
+
+
+def time_on(device: torch.device, work: Callable[[], object], rounds: int = 5) -> float:
+    """Median seconds of a function on the device, after one call of warm-up."""
+    return time_alternately({"": work}, rounds, partial(synchronize, device))[""].seconds
 
 
 def parts(module: CTCModule, batch: Batch, device: torch.device) -> dict[str, float]:
-    """Share of a step's time by part."""
+    """Share of each part in the time of a step."""
     batch = move_data_to_device(batch, device)
     model = module.model.train()
     x, lengths = model.subsampling(model.normalize(batch.features, batch.lengths), batch.lengths)
@@ -290,8 +308,8 @@ def parts(module: CTCModule, batch: Batch, device: torch.device) -> dict[str, fl
     for parameter in module.parameters():
         parameter.grad = torch.zeros_like(parameter)
 
-    def features() -> Tensor:
-        return model.subsampling(masked(model, batch), batch.lengths)[0]
+    def subsampling() -> Tensor:
+        return model.subsampling(augmented(model, batch), batch.lengths)[0]
 
     def recurrent() -> Tensor:
         y = x.transpose(0, 1)
@@ -307,39 +325,22 @@ def parts(module: CTCModule, batch: Batch, device: torch.device) -> dict[str, fl
         nn.utils.clip_grad_norm_(module.parameters(), 1.0)
         optimizer.step()
 
-    work = {"features": features, "rnn": recurrent, "ctc": ctc}
-    times = {name: median_time(partial(both_ways, part, device), device) for name, part in work.items()}
-    times["optimiser"] = median_time(update, device)
+    work = {"subsampling": subsampling, "recurrent": recurrent, "ctc": ctc}
+    times = {name: time_on(device, partial(both_ways, part, device)) for name, part in work.items()}
+    times["optimiser"] = time_on(device, update)
     total = sum(times.values())
     return {name: seconds / total for name, seconds in times.items()}
 
 
-def masked(model: AcousticModel, batch: Batch) -> Tensor:
-    """Normalised features with SpecAugment."""
-    return spec_augment(SpecAugmentConfig(), model.normalize(batch.features, batch.lengths), batch.lengths)
-
-
 def both_ways(part: Callable[[], Tensor], device: torch.device) -> None:
-    """Forward, in bf16 where ours has it and autocast takes it, and backward."""
-    with torch.autocast(device.type, torch.bfloat16, enabled=ours_type(device) == torch.bfloat16):
+    """Forward, in the types of training, and backward."""
+    with torch.autocast(device.type, torch.bfloat16, enabled=training_type(device) == torch.bfloat16):
         output = part()
     output.float().sum().backward()
 
 
-def median_time(work: Callable[[], None], device: torch.device, rounds: int = 5) -> float:
-    """Seconds, after two calls to warm up."""
-    times = []
-    for _ in range(2 + rounds):
-        synchronize(device)
-        begin = time.perf_counter()
-        work()
-        synchronize(device)
-        times.append(time.perf_counter() - begin)
-    return statistics.median(times[2:])
-
-
 def forward_operations(model: AcousticModel) -> float:
-    """Floating-point operations of the matrix products, an output frame (40 ms)."""
+    """Floating-point operations of the matrix products per output frame (40 ms)."""
     a = model.architecture
     channels, bands = model.subsampling.first.out_channels, -(-a.mels // 4)
     convolutions = 9 * channels * (2 * 2 * bands) + 9 * channels * channels * bands
@@ -348,51 +349,35 @@ def forward_operations(model: AcousticModel) -> float:
 
 
 def matrix_peak(device: torch.device) -> float:
-    """Floating-point operations a second of a large product."""
+    """Floating-point operations per second of a large matrix product in the type of training."""
     n = 8192 if device.type == "cuda" else 2048
-    a, b = (torch.randn(n, n, device=device, dtype=ours_type(device)) for _ in range(2))
-    return 2.0 * n**3 / median_time(lambda: torch.mm(a, b), device)  # type: ignore[arg-type, return-value]
-
-
-def loader_speed(dataset: SpeechDataset, batch_seconds: float) -> float:
-    """Seconds of audio a second that one thread puts into batches."""
-    positions = typical(dataset, batch_seconds)
-    seconds = sum(dataset.lengths[i] for i in positions) * FrameGrid().hop_seconds
-    return seconds / median_time(lambda: dataset[positions] and None, torch.device("cpu"))
+    a, b = (torch.randn(n, n, device=device, dtype=training_type(device)) for _ in range(2))
+    return 2.0 * n**3 / time_on(device, partial(torch.mm, a, b))
 
 
 def typical(dataset: SpeechDataset, batch_seconds: float) -> list[int]:
-    """A batch of utterances about the median length."""
+    """Positions of a batch of utterances around the median length."""
     order = sorted(range(len(dataset)), key=dataset.lengths.__getitem__)
-    count = round(batch_seconds * 100 / dataset.lengths[order[len(order) // 2]])
+    median = dataset.lengths[order[len(order) // 2]] * FrameGrid().hop_seconds
+    count = max(1, round(batch_seconds / median))
     first = max(0, len(order) // 2 - count // 2)
     return order[first : first + count]
 
 
-def synchronize(device: torch.device) -> None:
-    """Wait until the device has done its work."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-
-
 def table(result: dict[str, Any]) -> str:
-    """The result as lines of text."""
-    ours, packed = (result[f"{name}.audio_hours_per_second"] for name in ("ours", "packed"))
+    """Format the figures as lines of text."""
     shares = ", ".join(f"{name} {100 * share:.0f} %" for name, share in result["parts"].items())
-    projection = ", ".join(f"{name} {seconds:.0f}" for name, seconds in result["projection"].items())
+    processes = f"{result['processes']} process" + "es" * (result["processes"] > 1)
     return "\n".join(
         (
-            f"{result['device']}, {result['parameters'] / 1e6:.1f} M parameters, {result['cell']}; ours by "
-            f"{result['processes']} process{'es' * (result['processes'] > 1)} in {result['type']}"
-            f"{', subsampling compiled' * result['compiled']}",
-            f"ours    {ours:.4f} hours of audio a second ({3600 * ours:.0f} x real time)",
-            f"packed  {packed:.4f} hours of audio a second ({3600 * packed:.0f} x real time)",
-            f"ratio   {result['ratio']:.2f}",
-            f"waiting for data {100 * result['data_wait_share']:.2f} %; one thread loads "
-            f"{result['loader_xrt']:.0f} x real time",
+            f"{result['device']}; {result['cell']}, {result['parameters'] / 1e6:.1f} M parameters",
+            f"{'asr':8}{result['asr_xrt']:10.0f} x real time, {result['type']}, {processes}",
+            f"{'packed':8}{result['packed_xrt']:10.0f} x real time, float32, 1 process",
+            f"{'ratio':8}{result['ratio']:10.2f}",
+            "",
+            f"waiting for data: {100 * result['data_wait_share']:.2f} %",
             f"time by part: {shares}",
-            f"{100 * result['mfu']:.1f} % of {result['peak_tflops']:.2f} TFLOP/s",
-            f"projection: {projection}",
+            f"MFU {100 * result['mfu']:.1f} % of {result['peak_tflops']:.2f} TFLOP/s",
         )
     )
 

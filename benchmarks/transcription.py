@@ -1,248 +1,288 @@
-"""How fast are recordings turned into text files, how right, and in how much memory?
+"""Transcription of recordings to text files: speed, WER, memory; cold start.
 
-    python -m benchmarks.transcription [--model BUNDLE] [--manifest MANIFEST] [--deepen 5] [--json]
+    python -m benchmarks.transcription [--model box] [--manifest FILE]
 
-Each contender is a process of its own that reads audio files and writes text files; the clock runs from its
-start to its end, everything included. All are held to the same one core (or two), by the process's affinity.
-Speeds are the median of --rounds taken in turn, after a round to warm up.
+Each system is a process of its own that reads audio files and writes text
+files, restricted to as many cores as threads; its whole run time counts.
+Speeds are medians of --rounds alternating rounds, after one of warm-up.
 
-ours, ours_int8, ours_float16   asr transcribe, with the bundle as it is, and as `asr export` makes it smaller
-torch                           the same pipeline and decoder, but torch's features and torch.nn.GRU, with the
-                                same weights, batches and threads
-pocketsphinx                    PocketSphinx 5, its own US English model, one file after the other, once; it
-                                gets only --peer-utterances, spread over the others, as it is slow. `ours_wer`
-                                is our word error rate on the same ones
+asr           asr transcribe
+torch         the same pipeline and decoder with torch for features and network
+pocketsphinx  PocketSphinx 5 and its own US English model, one file after the
+              other, one round; on --peer-utterances only, as it is slow
+              (pip install 'pocketsphinx>=5,<6'). "asr there" is asr's WER on
+              the same utterances
 
---deepen adds layers that add nothing (GRUs of zeros on a residual path): the same posteriors at the cost of a
-larger model. A language model is that of the bundle, if it has one; --greedy leaves it out. Cold start is
-the whole command on ten seconds of speech against `python -c "import torch"`, the median of five in turn
-after one to warm up. PocketSphinx is left out where it is not installed: pip install 'pocketsphinx>=5,<6'.
+Cold start is the whole command on ten seconds of speech against `python -c
+"import torch"`: the median of five, alternating, after one of warm-up.
 """
 
-import argparse
-import json
 import os
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.process import run
+from benchmarks import (
+    SAMPLE_RATE,
+    add_corpus,
+    asr_command,
+    bundle_path,
+    new_parser,
+    read_utterances,
+    run,
+    show,
+    spread,
+    word_counts,
+)
 
 if TYPE_CHECKING:
+    import argparse
+
+    import numpy as np
+
+    from asr.inference.engine import Window
     from asr.manifest import Utterance
+
+CLIP_SECONDS = 10
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Seconds of speech a second, word error rate in %, peak memory in MiB."""
+    """Speed in times real time, WER in %, peak memory in MiB."""
 
     xrt: float
     wer: float
-    rss_mib: float
+    peak_mib: float
 
 
 def main() -> None:
-    """Parse, measure, print."""
+    """Parse, measure, print; with --peer, transcribe as one of the peers."""
     arguments = parse()
-    if arguments.deepened:  # a process of its own, as it needs torch
-        deepen(arguments.model, arguments.deepened, arguments.deepen)
+    if arguments.peer:
+        run_peer(arguments)
         return
-    from asr import manifest
     from asr.model.bundle import read_config
     from asr.model.info import count_parameters
 
-    utterances = spread(manifest.read(arguments.manifest), arguments.utterances)
-    result: dict[str, Any] = {"utterances": len(utterances), "seconds": sum(u.duration for u in utterances)}
+    utterances = read_utterances(arguments.manifest, arguments.utterances)
+    bundle = bundle_path(arguments.model)
+    result: dict[str, Any] = {
+        "utterances": len(utterances),
+        "seconds": sum(u.duration for u in utterances),
+        "parameters": count_parameters(bundle, read_config(bundle)),
+        "threads": {},
+    }
     with tempfile.TemporaryDirectory() as name:
-        work = Path(name)
-        model = arguments.model
-        if arguments.deepen:
-            model = work / "deep"
-            subprocess.run([sys.executable, "-m", "benchmarks.transcription", *sys.argv[1:],
-                            "--deepened", str(model)], check=True)  # fmt: skip
-        result["parameters"] = count_parameters(model, read_config(model))
         for threads in arguments.threads:
-            key = "one_thread" if threads == 1 else f"{threads}_threads"
-            result[key] = measure(model, utterances, threads, work, arguments)
-        result["cold_start"] = cold_start(model, work, utterances, ["--greedy"] if arguments.greedy else [])
-    result.update(result.get("one_thread", {}))  # stands at the top as well
-    print(json.dumps(result, indent=1) if arguments.json else table(result))
+            result["threads"][threads] = measure(bundle, utterances, threads, Path(name), arguments)
+        result["cold_start"] = cold_start(bundle, Path(name), utterances, arguments.greedy)
+    show(result, table(result), arguments.json)
 
 
-def parse() -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument(
-        "--model", type=Path, default=Path("exp/characters/bundle"), help="with weights for torch"
-    )
-    parser.add_argument("--manifest", type=Path, default=Path("data/librispeech/dev-excerpt/manifest.jsonl"))
-    parser.add_argument("--utterances", type=int, default=124, help="so many, spread over the manifest")
+def parse() -> "argparse.Namespace":
+    """Parse the command line."""
+    parser = new_parser(__doc__)
+    add_corpus(parser, utterances=124)
     parser.add_argument("--peer-utterances", type=int, default=40)
-    parser.add_argument("--deepen", type=int, default=0, metavar="LAYERS")
-    parser.add_argument("--deepened", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--greedy", action="store_true")
+    parser.add_argument("--greedy", action="store_true", help="without the bundle's language model")
     parser.add_argument("--threads", type=int, nargs="*", default=[1, 2], help="none: only the cold start")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--json", action="store_true")
+    peer = parser.add_argument_group("transcription by a peer, as this module runs it")
+    peer.add_argument("--peer", choices=["torch", "pocketsphinx"])
+    peer.add_argument("--list", type=Path, help="file with the name of a recording per line")
+    peer.add_argument("--out", type=Path)
     return parser.parse_args()
 
 
 def measure(
-    model: Path, utterances: "list[Utterance]", threads: int, work: Path, arguments: argparse.Namespace
+    bundle: Path, utterances: "list[Utterance]", threads: int, work: Path, arguments: "argparse.Namespace"
 ) -> dict[str, Any]:
-    """All contenders at so many threads; `ratio_*` is by how much ours is faster than that peer."""
-    from asr.model.bundle import read_config
-
-    names = listed(utterances, work / "files.txt")
-    greedy = ["--greedy"] if arguments.greedy else []
-    options = ["--threads", str(threads), *greedy]
-    ours = [sys.executable, "-m", "asr.cli", "transcribe", f"@{names}", *options, "--model"]
-    peer = [sys.executable, "-m", "benchmarks.transcribers"]
-    commands = {"ours": [*ours, str(model)]}
-    for kind in ("int8", "float16") if read_config(model).weights == "float32" else ():
-        commands[f"ours_{kind}"] = [*ours, str(smaller(model, kind, work))]
-    commands["torch"] = [*peer, "torch", str(names), *options, "--model", str(model)]
-    runs: dict[str, list[Outcome]] = {name: [] for name in commands}
+    """Outcome of each system; `ratio_*` is asr's speed relative to that peer's."""
+    names = write_list(utterances, work / "files.txt")
+    options = ["--threads", str(threads), *(["--greedy"] if arguments.greedy else [])]
+    ours = asr_command("transcribe", f"@{names}", *options, "--model")
+    peer = [sys.executable, "-m", "benchmarks.transcription", "--peer"]
+    commands = {"asr": [*ours, str(bundle)]}
+    if find_spec("torch"):
+        commands["torch"] = [*peer, "torch", "--list", str(names), *options, "--model", str(bundle)]
+    outcomes: dict[str, list[Outcome]] = {name: [] for name in commands}
     for _ in range(arguments.rounds + 1):
         for name, command in commands.items():
-            runs[name].append(contend(command, utterances, threads, work / f"{name}-{threads}"))
-    outcomes: dict[str, Any] = {name: asdict(median(found[1:])) for name, found in runs.items()}
-    outcomes["ratio_torch"] = outcomes["ours"]["xrt"] / outcomes["torch"]["xrt"]
+            outcomes[name].append(run_system(command, utterances, threads, work / f"{name}-{threads}"))
+    result: dict[str, Any] = {name: asdict(median(found[1:])) for name, found in outcomes.items()}
     if find_spec("pocketsphinx"):
         some = spread(utterances, arguments.peer_utterances)
-        command = [*peer, "pocketsphinx", str(listed(some, work / "some.txt"))]
-        outcomes["pocketsphinx"] = asdict(contend(command, some, threads, work / f"pocketsphinx-{threads}"))
-        outcomes["pocketsphinx"]["ours_wer"] = word_errors(some, work / f"ours-{threads}")
-        outcomes["ratio_pocketsphinx"] = outcomes["ours"]["xrt"] / outcomes["pocketsphinx"]["xrt"]
-    return outcomes
+        command = [*peer, "pocketsphinx", "--list", str(write_list(some, work / "some.txt"))]
+        outcome = run_system(command, some, threads, work / f"pocketsphinx-{threads}")
+        there = word_error_rate(some, work / f"asr-{threads}")
+        result["pocketsphinx"] = {**asdict(outcome), "asr_wer": there}
+    ratios = {
+        f"ratio_{p}": result["asr"]["xrt"] / result[p]["xrt"]
+        for p in ("torch", "pocketsphinx")
+        if p in result
+    }
+    return result | ratios
 
 
-def listed(utterances: "list[Utterance]", path: Path) -> Path:
-    """A file with the name of a recording a line."""
+def write_list(utterances: "list[Utterance]", path: Path) -> Path:
+    """Write a file with the path of a recording per line."""
     path.write_text("\n".join(str(u.audio_filepath.resolve()) for u in utterances))
     return path
 
 
-def smaller(model: Path, kind: str, work: Path) -> Path:
-    """The bundle with smaller weights."""
-    bundle = work / kind
-    if not bundle.exists():
-        command = ["export", str(model), "--weights", kind, "--out", str(bundle)]
-        subprocess.run([sys.executable, "-m", "asr.cli", *command], check=True, stdout=subprocess.DEVNULL)
-    return bundle
-
-
-def contend(command: Sequence[str], utterances: "list[Utterance]", threads: int, out: Path) -> Outcome:
-    """Run a command that writes a text file for each utterance below `out`, and score what it wrote."""
+def run_system(command: Sequence[str], utterances: "list[Utterance]", threads: int, out: Path) -> Outcome:
+    """Run a command that writes a text file per utterance below `out`, and score the texts."""
     shutil.rmtree(out, ignore_errors=True)
     cores = sorted(os.sched_getaffinity(0))[:threads]
     done = run([*command, "--out", str(out)], cores, OMP_NUM_THREADS=str(threads))
-    return Outcome(
-        sum(u.duration for u in utterances) / done.seconds, word_errors(utterances, out), done.peak_mib
-    )
+    seconds = sum(u.duration for u in utterances)
+    return Outcome(seconds / done.seconds, word_error_rate(utterances, out), done.peak_mib)
 
 
-def word_errors(utterances: "list[Utterance]", out: Path) -> float:
-    """Word error rate in % of the texts below `out`."""
-    from asr.scoring.wer import score, total
-
+def word_error_rate(utterances: "list[Utterance]", out: Path) -> float:
+    """WER in % of the texts below `out`."""
     texts = {path.stem: path.read_text().strip() for path in out.rglob("*.txt")}
-    counts = total(score(u.id, u.text, texts[u.audio_filepath.stem]).words for u in utterances)
-    return 100 * counts.rate
+    return 100 * word_counts((u.text, texts[u.audio_filepath.stem]) for u in utterances).rate
 
 
 def median(outcomes: Sequence[Outcome]) -> Outcome:
-    """Of speed and memory; the word error rate is the same each time."""
-    speed, memory = (statistics.median(getattr(o, key) for o in outcomes) for key in ("xrt", "rss_mib"))
-    return replace(outcomes[0], xrt=speed, rss_mib=memory)
+    """Median speed and memory; the WER is the same in each round."""
+    xrt, peak = (statistics.median(getattr(o, key) for o in outcomes) for key in ("xrt", "peak_mib"))
+    return replace(outcomes[0], xrt=xrt, peak_mib=peak)
 
 
-def cold_start(
-    model: Path, work: Path, utterances: "list[Utterance]", options: Sequence[str]
-) -> dict[str, float]:
-    """Seconds of the command on ten seconds of speech, and of importing torch."""
+def cold_start(bundle: Path, work: Path, utterances: "list[Utterance]", greedy: bool) -> dict[str, float]:
+    """Seconds to transcribe one clip, and to import torch if it is installed."""
     import numpy as np
     import soundfile
 
     from asr import audio
 
-    speech: list[np.ndarray] = []
-    for utterance in utterances:
-        speech.append(audio.read(utterance.audio_filepath))
-        if sum(map(len, speech)) >= 160_000:
-            break
+    speech = np.concatenate([audio.read(u.audio_filepath) for u in utterances[: 10 * CLIP_SECONDS]])
     clip = work / "clip.wav"
-    soundfile.write(clip, np.concatenate(speech)[:160_000], 16_000)
-    ours = [sys.executable, "-m", "asr.cli", "transcribe", str(clip), "--model", str(model), *options]
-    commands = {
-        "asr_transcribe": ours,
-        "import_torch": [sys.executable, "-c", "import torch"],
-    }
+    soundfile.write(clip, np.resize(speech, CLIP_SECONDS * SAMPLE_RATE), SAMPLE_RATE)
+    options = ["--model", str(bundle), *(["--greedy"] if greedy else [])]
+    commands = {"asr": asr_command("transcribe", str(clip), *options)}
+    if find_spec("torch"):
+        commands["import_torch"] = [sys.executable, "-c", "import torch"]
     times: dict[str, list[float]] = {name: [] for name in commands}
     for _ in range(6):
         for name, command in commands.items():
             times[name].append(run(command).seconds)
     medians = {name: statistics.median(values[1:]) for name, values in times.items()}
-    return {**medians, "ratio": medians["asr_transcribe"] / medians["import_torch"]}
-
-
-def deepen(bundle: Path, out: Path, layers: int) -> None:
-    """Write the bundle's model with `layers` more that add nothing."""
-    from asr.features.logmel import LogMelConfig
-    from asr.model.acoustic import AcousticModel
-    from asr.model.bundle import LEXICON, LM, read_config, write_config
-    from asr.model.export import load_acoustic_model, save_bundle
-
-    config = read_config(bundle)
-    model = load_acoustic_model(bundle)
-    deep = AcousticModel(replace(model.architecture, layers=model.architecture.layers + layers))
-    for name, value in deep.state_dict().items():
-        value.copy_(model.state_dict().get(name, 0 * value))
-    save_bundle(
-        out,
-        deep,
-        LogMelConfig(**config.log_mel),
-        characters=config.characters,
-        training_data=config.training_data,
-    )
-    for name in (LM, LEXICON):
-        if (bundle / name).exists():
-            shutil.copy(bundle / name, out / name)
-    write_config(out, replace(read_config(out), decoding=config.decoding))
-
-
-def spread(items: "list[Utterance]", count: int) -> "list[Utterance]":
-    """So many of them, evenly spaced."""
-    return [items[i * len(items) // count] for i in range(min(count, len(items)))]
+    ratio = {"ratio": medians["asr"] / medians["import_torch"]} if "import_torch" in medians else {}
+    return medians | ratio
 
 
 def table(result: dict[str, Any]) -> str:
-    """The result as lines of text."""
-    size = f"{result['parameters'] / 1e6:.1f} M parameters"
-    lines = [f"{result['utterances']} utterances, {result['seconds']:.0f} s; {size}"]
-    for key, outcomes in result.items():
-        if not key.endswith(("_thread", "_threads")):
-            continue
-        lines.append(f"\n{key.replace('_', ' '):18} x real time  WER, %   peak MiB  ours is faster by")
+    """Format the figures as lines of text."""
+    size = f", {result['parameters'] / 1e6:.1f} M parameters" if result["parameters"] else ""
+    lines = [f"{result['utterances']} utterances, {result['seconds']:.0f} s{size}"]
+    for threads, outcomes in result["threads"].items():
+        head = f"{threads} thread" + "s" * (threads > 1)
+        lines += [
+            "",
+            f"{head:14}{'x real time':>12}{'WER %':>8}{'peak MiB':>10}{'asr faster by':>15}{'asr there':>11}",
+        ]
         for name, outcome in outcomes.items():
             if isinstance(outcome, dict):
-                ratio = outcomes.get(f"ratio_{name}")
-                shown = f"{ratio:8.1f}" if ratio else ""
-                figures = f"{outcome['xrt']:11.1f} {outcome['wer']:7.2f} {outcome['rss_mib']:10.0f}"
-                lines.append(f"  {name:16} {figures} {shown}")
+                line = f"{name:14}{outcome['xrt']:12.1f}{outcome['wer']:8.2f}{outcome['peak_mib']:10.0f}"
+                if ratio := outcomes.get(f"ratio_{name}"):
+                    line += f"{ratio:15.2f}"
+                lines.append(line + (f"{outcome['asr_wer']:11.2f}" if "asr_wer" in outcome else ""))
     cold = result["cold_start"]
-    lines.append(
-        f"\ncold start, 10 s of speech: {cold['asr_transcribe']:.2f} s; import torch: "
-        f"{cold['import_torch']:.2f} s; ratio {cold['ratio']:.2f}"
-    )
-    return "\n".join(lines)
+    line = f"cold start, {CLIP_SECONDS} s of speech: {cold['asr']:.2f} s"
+    if "ratio" in cold:
+        line += f"; import torch: {cold['import_torch']:.2f} s; ratio {cold['ratio']:.2f}"
+    return "\n".join([*lines, "", line])
+
+
+def run_peer(arguments: "argparse.Namespace") -> None:
+    """Transcribe the listed recordings to text files."""
+    paths = [Path(line) for line in arguments.list.read_text().splitlines()]
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    if arguments.peer == "torch":
+        texts = by_torch(bundle_path(arguments.model), paths, arguments.threads[0], arguments.greedy)
+    else:
+        texts = by_pocketsphinx(paths)
+    for path, text in texts:
+        (arguments.out / f"{path.stem}.txt").write_text(text + "\n")
+
+
+def by_torch(bundle: Path, paths: Iterable[Path], threads: int, greedy: bool) -> Iterator[tuple[Path, str]]:
+    """asr's pipeline with a torch engine: one batch per thread, as with ONNX Runtime."""
+    import torch
+
+    from asr.errors import AsrError
+    from asr.features.logmel import LogMel, LogMelConfig
+    from asr.frames import FrameGrid
+    from asr.inference.decoder import Decoder, LoadOptions
+    from asr.inference.engine import Engine
+    from asr.inference.transcriber import Transcriber
+    from asr.model.bundle import read_config
+    from asr.model.export import load_acoustic_model
+
+    torch.set_num_threads(1)
+    config = read_config(bundle)
+
+    class TorchEngine(Engine):
+        def __init__(self) -> None:
+            self.grid = FrameGrid(int(config.log_mel["window"]), int(config.log_mel["hop"]))
+            self.vocabulary = config.tokenizer.size
+            self._model = load_acoustic_model(bundle)
+            self._log_mel = LogMel(LogMelConfig(**config.log_mel))
+
+        def run(self, windows: "Sequence[Window]") -> "list[np.ndarray]":
+            lengths = torch.tensor([len(window.samples) for window in windows])
+            waveforms = torch.nn.utils.rnn.pad_sequence(
+                [torch.from_numpy(window.samples) for window in windows], batch_first=True
+            )
+            with torch.inference_mode():
+                log_probs, _ = self._model(*self._log_mel(waveforms, lengths))
+            rows = log_probs.numpy()
+            return [row[w.keep_from : w.keep_to] for row, w in zip(rows, windows, strict=True)]
+
+    engine = TorchEngine()
+    decoder = Decoder(bundle, config, engine.frame_seconds, LoadOptions(greedy=greedy))
+    for path, result in Transcriber(engine, decoder, config, threads).transcribe_files(paths):
+        if isinstance(result, AsrError):
+            raise result
+        yield path, result.text
+
+
+def by_pocketsphinx(paths: Iterable[Path]) -> Iterator[tuple[Path, str]]:
+    """PocketSphinx with the model in its wheel and its default settings."""
+    import numpy as np
+
+    from asr import audio
+
+    recognise = pocketsphinx()
+    for path in paths:
+        samples = audio.read(path)
+        yield path, recognise(np.round(32_767 * samples.clip(-1, 1)).astype(np.int16))
+
+
+def pocketsphinx() -> "Callable[[np.ndarray], str]":
+    """Recogniser of `int16[samples]` at 16 kHz, in capitals; it adapts to the utterances before."""
+    import numpy as np
+    from pocketsphinx import Decoder
+
+    decoder = Decoder(samprate=SAMPLE_RATE, loglevel="FATAL")
+
+    def recognise(samples: np.ndarray) -> str:
+        decoder.start_utt()
+        decoder.process_raw(np.ascontiguousarray(samples).tobytes(), full_utt=True)
+        decoder.end_utt()
+        hypothesis = decoder.hyp()
+        return "" if hypothesis is None else hypothesis.hypstr.upper()
+
+    return recognise
 
 
 if __name__ == "__main__":
