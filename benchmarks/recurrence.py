@@ -1,21 +1,18 @@
-"""Bidirectional recurrent layers that are exact under padding: what is fastest?
+"""Bidirectional recurrent layers that are exact under padding: speed against packing.
 
     python -m benchmarks.recurrence [--device cpu|cuda]
 
 Forward and backward of one layer whose input is as wide as its output:
 
-packed     nn.GRU or nn.LSTM on a PackedSequence, the peer
-asr        RecurrentLayer: the backward RNN reads each utterance reversed
-saturated  one bidirectional call, with a channel that is 1 on padding and
-           closes the gates there by a large frozen weight (GRU: update gate 1;
-           LSTM: input gate 0, forget gate 1), so that the state stays
+packed  nn.GRU or nn.LSTM on a PackedSequence, the peer
+asr     RecurrentLayer: the backward RNN reads each utterance reversed
 
-All get the same batch, a bucket (5 %) of the training sampler with
+Both get the same batch: a bucket (5 %) of the training sampler with
 LibriSpeech's durations, stretched for batches longer than its longest. Frames
-are of 40 ms. Times are medians of alternating rounds. "difference" is the largest one between outputs in the
-batch and alone. In 16 bits, packed has 16-bit weights and no autocast; the others
-cast theirs in each step, as in training.
-float32 is what PyTorch makes of it (TensorFloat-32 on CUDA).
+are of 40 ms; times are medians of alternating rounds. "difference" is the
+largest one between outputs in the batch and alone. In 16 bits, packed has
+16-bit weights and no autocast, while asr casts its weights in each step, as in
+training. float32 is TensorFloat-32 on CUDA where PyTorch allows it.
 """
 
 from functools import partial
@@ -24,12 +21,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from asr.frames import FrameGrid
-from asr.model.acoustic import CELLS, Cell, RecurrentLayer, cast_together, padding_mask, run_with_weights
+from asr.model.acoustic import CELLS, Cell, RecurrentLayer, padding_mask
 from benchmarks import new_parser, show, time_alternately
 
 FRAME_RATE = round(1 / FrameGrid().frame_seconds)
@@ -45,12 +41,6 @@ CHARACTERS = 14.6
 """Characters per second in train-clean-5."""
 
 BUCKET = 1.05
-
-LARGE = 1e4
-"""The sigmoid of this is 1 in every data type whatever is added to it, and float16 can hold it."""
-
-CHANNELS = 8
-"""Channels added for the padding; only one is used, but matrix products prefer multiples of 8."""
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -98,46 +88,11 @@ class Asr(nn.Module):
         return output
 
 
-class Saturated(nn.Module):
-    """One call for both directions: `[T, B, D]` -> `[T, B, 2H]`.
-
-    Padding precedes the utterance for the backward direction, whose state stays 0 there; for the forward
-    direction it comes last and does not matter.
-    """
-
-    column: Tensor
-
-    def __init__(self, cell: Cell, rnn: nn.RNNBase) -> None:
-        super().__init__()
-        self.rnn = rnn
-        signs = {"gru": (0, 1, 0), "lstm": (-1, 1, 0, 0)}[cell]  # PyTorch's gates: r z n, i f g o
-        column = torch.zeros(len(signs) * rnn.hidden_size, CHANNELS)
-        column[:, 0] = LARGE * torch.tensor(signs).repeat_interleave(rnn.hidden_size)
-        # A buffer, so that neither gradients nor weight decay reach it.
-        self.register_buffer("column", column)
-
-    def forward(self, batch: Padded) -> Tensor:
-        dtype = batch.x.dtype
-        padding = F.pad(~batch.valid, (0, CHANNELS - 1)).to(dtype)
-        weights = [weight for direction in self.rnn.all_weights for weight in direction]
-        for i in (0, len(weights) // 2):
-            weights[i] = torch.cat([weights[i], self.column], dim=1)
-        with torch.autocast(batch.x.device.type, enabled=False):
-            return run_with_weights(self.rnn, torch.cat([batch.x, padding], 2), cast_together(weights, dtype))
-
-
-def all_layers(cell: Cell, width: int, hidden: int, dtype: torch.dtype) -> dict[str, nn.Module]:
-    """The three layers, with equal weights."""
-
-    def rnn() -> nn.RNNBase:
-        torch.manual_seed(0)
-        return CELLS[cell](width, hidden, bidirectional=True)
-
-    return {
-        "packed": Packed(rnn()).to(dtype),
-        "asr": Asr(cell, rnn()),
-        "saturated": Saturated(cell, rnn()),
-    }
+def both_layers(cell: Cell, width: int, hidden: int, dtype: torch.dtype) -> dict[str, nn.Module]:
+    """Make the two layers, with equal weights."""
+    torch.manual_seed(0)
+    rnn = CELLS[cell](width, hidden, bidirectional=True)
+    return {"asr": Asr(cell, rnn), "packed": Packed(rnn).to(dtype)}
 
 
 def bucket_lengths(frames: int, size: int) -> Tensor:
@@ -187,7 +142,7 @@ def measure(
 ) -> dict[str, Any]:
     """One row of the table."""
     dtype = PRECISIONS[precision]
-    layers = {name: layer.to(device) for name, layer in all_layers(cell, 2 * hidden, hidden, dtype).items()}
+    layers = {name: layer.to(device) for name, layer in both_layers(cell, 2 * hidden, hidden, dtype).items()}
     generator = torch.Generator(device).manual_seed(1)
     x = torch.randn(frames, size, 2 * hidden, generator=generator, device=device).to(dtype)
     batch = padded(x, bucket_lengths(frames, size))
@@ -203,7 +158,7 @@ def measure(
         "precision": precision,
         "padding": 1 - float(batch.lengths.sum()) / (size * frames),
         "seconds": seconds,
-        "ratio": {name: seconds["packed"] / taken for name, taken in seconds.items()},
+        "ratio": seconds["packed"] / seconds["asr"],
         "difference": {name: largest_difference(layer, batch) for name, layer in layers.items()},
     }
 
@@ -240,18 +195,18 @@ def device_name(device: torch.device) -> str:
 
 
 HEADER = (
-    f"{'':36}{'packed':>8}{'faster by':>14}{'difference':>21}\n"
+    f"{'':36}{'packed':>10}{'asr':>10}{'faster':>8}{'difference':>15}\n"
     f"{'cell':5}{'H':>5}{'B':>5}{'T':>5}  {'type':9}{'pad %':>5}"
-    f"{'ms':>8}{'asr':>7}{'satur.':>7}{'packed':>7}{'asr':>7}{'satur.':>7}"
+    f"{'ms':>10}{'ms':>10}{'by':>8}{'packed':>8}{'asr':>7}"
 )
 
 
 def format_row(row: dict[str, Any]) -> str:
     """Format a row of the table."""
     line = f"{row['cell']:5}{row['hidden']:5}{row['batch']:5}{row['frames']:5}  {row['precision']:9}"
-    line += f"{100 * row['padding']:5.1f}{1000 * row['seconds']['packed']:8.1f}"
-    line += "".join(f"{row['ratio'][name]:7.2f}" for name in ("asr", "saturated"))
-    return line + "".join(f"{difference:7.0e}" for difference in row["difference"].values())
+    packed, ours = (1000 * row["seconds"][name] for name in ("packed", "asr"))
+    line += f"{100 * row['padding']:5.1f}{packed:10.1f}{ours:10.1f}{row['ratio']:8.2f}"
+    return line + f"{row['difference']['packed']:8.0e}{row['difference']['asr']:7.0e}"
 
 
 if __name__ == "__main__":

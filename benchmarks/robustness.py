@@ -112,9 +112,6 @@ def table(systems: dict[str, Robustness]) -> str:
             line += f"{100 * report.words.rate:20.2f}{interval:>14}"
         ours, peer = (result.reports[condition].words.rate for result in systems.values())
         lines.append(line + (f"{peer / ours:8.2f}" if ours else f"{'n/a':>8}"))
-    for name, result in systems.items():
-        for condition, report in result.reports.items():
-            lines += [f"{name}, {condition.name}: {p.id}: {p.reason}" for p in report.problems]
     return "\n".join(lines)
 
 
