@@ -6,7 +6,7 @@ DEMO_FLAGS :=
 # The environment is made again only when what goes into it changes.
 STAMP := $(VENV)/stamp-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 
-.PHONY: demo test lint types clean
+.PHONY: demo test gpu lint types clean
 
 demo: $(STAMP)
 	$(ASR) prepare digits
@@ -17,6 +17,13 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	$(VENV)/bin/python -m pytest
+
+# The tests and benchmarks that need a GPU.
+gpu: $(STAMP)
+	$(VENV)/bin/python -m pytest -m gpu
+	$(VENV)/bin/python -m benchmarks.training --device cuda
+	$(VENV)/bin/python -m benchmarks.recurrence --device cuda --batches 32 128 --frames 300 --hidden 256 512
+	$(VENV)/bin/python -m benchmarks.ctc --device cuda
 
 lint: $(STAMP)
 	$(VENV)/bin/ruff check .

@@ -125,7 +125,7 @@ cores, command = json.loads(sys.argv[1]), sys.argv[2:]
 if cores:
     os.sched_setaffinity(0, cores)
 begin = time.perf_counter()
-process = subprocess.Popen(command, stdout=2)
+process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
 _, status, usage = os.wait4(process.pid, 0)
 seconds = time.perf_counter() - begin
 print(json.dumps([status, seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024]))
@@ -142,7 +142,7 @@ class Run:
 
 
 def run(command: Sequence[str], cores: Sequence[int] = (), **environment: str) -> Run:
-    """Run a command on `cores`, or on any; its output goes to stderr. Exits if it fails."""
+    """Run a command on `cores`, or on any; its stdout is dropped. Exits if it fails."""
     launcher = [sys.executable, "-c", _LAUNCHER, json.dumps(list(cores)), *command]
     done = subprocess.run(launcher, stdout=subprocess.PIPE, env={**os.environ, **environment}, check=True)
     status, *figures = json.loads(done.stdout)

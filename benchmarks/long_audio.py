@@ -3,9 +3,10 @@
     python -m benchmarks.long_audio [--model box] [--manifest FILE] [--hours 3]
 
 Utterances of a speaker, in the order of their ids, are concatenated to
-recordings of one to three minutes. Their WER is compared with that of the same
+recordings of one to three minutes (of several speakers in a corpus in which none
+has that much). Their WER is compared with that of the same
 utterances transcribed one by one, whose texts are concatenated before scoring;
-greedily, and with the bundle's language model if it has one. Then utterances
+greedily (models of characters), and with the bundle's language model if any. Then utterances
 are repeated to a FLAC file of --hours, which `asr transcribe` reads in a
 process of its own.
 """
@@ -22,7 +23,7 @@ import soundfile
 from asr import audio
 from asr.inference.decoder import LoadOptions
 from asr.inference.transcriber import load_model
-from asr.model.bundle import LM
+from asr.model.bundle import LM, read_config
 from benchmarks import (
     SAMPLE_RATE,
     add_corpus,
@@ -52,16 +53,19 @@ def main() -> None:
     arguments = parser.parse_args()
     utterances = read_utterances(arguments.manifest, arguments.utterances)
     bundle = bundle_path(arguments.model)
-    recordings = list(joined(utterances, arguments.seed))
+    recordings = list(joined(utterances, arguments.seed)) or list(
+        joined(utterances, arguments.seed, mix=True)
+    )
     if not recordings:
-        raise SystemExit(f"{arguments.manifest}: no speaker with a minute of speech; take a larger corpus")
+        raise SystemExit(f"{arguments.manifest}: less than {MOST:.0f} s of speech; take a larger corpus")
     seconds = [sum(u.duration for u in recording) for recording in recordings]
     result: dict[str, Any] = {
         "recordings": len(recordings),
         "shortest": min(seconds),
         "longest": max(seconds),
-        "greedy": compare(bundle, recordings, LoadOptions(greedy=True)),
     }
+    if read_config(bundle).tokenizer.separator is not None:
+        result["greedy"] = compare(bundle, recordings, LoadOptions(greedy=True))
     if (bundle / LM).exists():
         result["with LM"] = compare(bundle, recordings, LoadOptions())
     if arguments.hours:
@@ -69,12 +73,12 @@ def main() -> None:
     show(result, table(result), arguments.json)
 
 
-def joined(utterances: "list[Utterance]", seed: int) -> "Iterator[list[Utterance]]":
-    """Group neighbours of one speaker into recordings of random length; drop what remains of a speaker."""
+def joined(utterances: "list[Utterance]", seed: int, mix: bool = False) -> "Iterator[list[Utterance]]":
+    """Group neighbours into recordings of random length, of one speaker unless `mix`; drop what remains."""
     random = np.random.default_rng(seed)
     ordered = sorted(utterances, key=lambda u: (u.speaker or "", u.id))
     longest = max((u.duration for u in utterances), default=0.0)
-    for _, of_speaker in groupby(ordered, key=lambda u: u.speaker):
+    for _, of_speaker in groupby(ordered, key=lambda u: None if mix else u.speaker):
         group: list[Utterance] = []
         wanted = random.uniform(LEAST, MOST - longest)
         for utterance in of_speaker:

@@ -102,16 +102,19 @@ def to_int16(waveform: np.ndarray) -> np.ndarray:
 
 def table(systems: dict[str, Robustness]) -> str:
     """Format WER and 95 % interval in % as one line per condition, with the ratio of the WERs."""
-    lines = [f"{'':14}" + "".join(f"{name + ' WER %':>20}{'95 %':>14}" for name in systems) + f"{'ratio':>8}"]
+    widths = {name: len(name) + 9 for name in systems}
+    lines = [
+        f"{'':12}" + "".join(f"{n + ' WER %':>{w}}{'95 %':>12}" for n, w in widths.items()) + f"{'ratio':>7}"
+    ]
     for condition in systems["asr"].reports:
-        line = f"{condition.name:14}"
-        for result in systems.values():
+        line = f"{condition.name:12}"
+        for name, result in systems.items():
             report = result.reports[condition]
             span = report.word_interval
             interval = f"{100 * span.low:.1f}-{100 * span.high:.1f}" if span else "n/a"
-            line += f"{100 * report.words.rate:20.2f}{interval:>14}"
+            line += f"{100 * report.words.rate:{widths[name]}.2f}{interval:>12}"
         ours, peer = (result.reports[condition].words.rate for result in systems.values())
-        lines.append(line + (f"{peer / ours:8.2f}" if ours else f"{'n/a':>8}"))
+        lines.append(line + (f"{peer / ours:7.2f}" if ours else f"{'n/a':>7}"))
     return "\n".join(lines)
 
 

@@ -10,7 +10,7 @@ from asr.decoding.lexicon import spell
 from asr.lm.arpa import read_arpa
 from asr.lm.ngram import Vocabulary
 from asr.text import Tokenizer
-from benchmarks.decoders import Flashlight
+from benchmarks.decoding import Flashlight
 
 pytest.importorskip("flashlight.lib.text")
 
