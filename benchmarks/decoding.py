@@ -1,4 +1,4 @@
-"""Beam search with a lexicon and an n-gram LM: speed and WER against flashlight-text.
+"""Beam search with lexicon and n-gram LM: speed and WER against flashlight.
 
     python -m benchmarks.decoding [--model box] [--manifest FILE]
 
@@ -7,8 +7,8 @@ flashlight  its LexiconDecoder with KenLM (pip install flashlight-text), which
             sums alignments, as asr does
 
 Both get the same posteriors, computed beforehand, the words and the LM of the
-bundle (characters without a lexicon: the LM's words), and the bundle's settings,
-but for --beams. One thread; medians of --rounds alternating rounds after one of
+bundle (characters without a lexicon: the LM's words), and its settings, but for
+--beams. One thread; medians of --rounds alternating rounds after one of
 warm-up. Differences that remain:
 
 - flashlight accepts a word when the space after it has been emitted, which
@@ -102,7 +102,7 @@ def main() -> None:
         print(f"{len(utterances)} utterances, {speech.seconds:.0f} s\n\n{HEADER}", flush=True)
     for beam in arguments.beams:
         options = replace(options, beam=beam)
-        decoders = {"asr": partial(decode, ours, options)}
+        decoders: dict[str, Decode] = {"asr": partial(decode, ours, options)}
         if peer:
             decoders["flashlight"] = peer.decoder(options)
         rows.append({"beam": beam, **measure(decoders, speech, arguments.rounds)})

@@ -3,12 +3,11 @@
     python -m benchmarks.long_audio [--model box] [--manifest FILE] [--hours 3]
 
 Utterances of a speaker, in the order of their ids, are concatenated to
-recordings of one to three minutes (of several speakers in a corpus in which none
-has that much). Their WER is compared with that of the same
-utterances transcribed one by one, whose texts are concatenated before scoring;
-greedily (models of characters), and with the bundle's language model if any. Then utterances
-are repeated to a FLAC file of --hours, which `asr transcribe` reads in a
-process of its own.
+recordings of one to three minutes (of several speakers if none has that much).
+Their WER is compared with that of the same utterances transcribed one by one,
+whose texts are concatenated before scoring: greedily (models of characters),
+and with the bundle's language model if any. Then utterances are repeated to a
+FLAC file of --hours, which `asr transcribe` reads in a process of its own.
 """
 
 import tempfile

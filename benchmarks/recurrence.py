@@ -1,4 +1,4 @@
-"""Bidirectional recurrent layers that are exact under padding: speed against packing.
+"""Bidirectional recurrent layer, exact under padding: speed against packing.
 
     python -m benchmarks.recurrence [--device cpu|cuda]
 

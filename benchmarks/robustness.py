@@ -6,8 +6,8 @@
 
 The conditions are those of `asr evaluate`; both systems get the same samples.
 PocketSphinx 5 (pip install 'pocketsphinx>=5,<6') uses its own US English model
-and starts afresh in each condition, as it adapts. It takes 16-bit samples: where
-noise exceeds full scale, it gets the mixture at a lower level, not clipped.
+and starts afresh in each condition, as it adapts. It takes 16-bit samples:
+where noise exceeds full scale, it gets the mixture at a lower level.
 Babble is made of the other utterances of the manifest.
 """
 
