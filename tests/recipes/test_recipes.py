@@ -15,7 +15,7 @@ from asr.model.acoustic import AcousticModel, Architecture
 from asr.text import Tokenizer
 from asr.training import run
 from asr.training.callbacks import read_curves
-from benchmarks.synthetic import write_corpus
+from benchmarks.training import write_corpus
 
 FOLDER = Path(__file__).parents[2] / "recipes" / "librispeech"
 
