@@ -9,7 +9,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import MISSING, dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from asr.console import announce_compilation, check_output, open_output, print_error, progress
 from asr.errors import AsrError, TextError, UsageError
 from asr.extra import require_train
+from asr.options import option
 
 if TYPE_CHECKING:
     from asr.inference.decoder import LoadOptions
@@ -35,11 +36,6 @@ if TYPE_CHECKING:
 BUNDLE = "model bundle, as written by asr train; box is the English model that ships"
 MANIFESTS = "manifest.jsonl, or its folder"
 THREADS = "CPU cores to use, by default all"
-
-
-def arg(help: str, default: Any = MISSING, **metadata: Any) -> Any:
-    """Declare a field that becomes an argument; asr.cli.add_flags documents the metadata."""
-    return field(default=default, metadata={"help": help, **metadata})
 
 
 def _load(
@@ -65,22 +61,22 @@ def _manifests(paths: tuple[Path, ...]) -> list[Path]:
 
 @dataclass(frozen=True, kw_only=True)
 class Transcribe:
-    inputs: tuple[str, ...] = arg(
+    inputs: tuple[str, ...] = option(
         "a recording (wav, flac, ogg, opus, mp3, aiff, au; mp4, m4a, webm, mkv with the extra media), "
         "a folder, a pattern, @LIST for the names in a file, or - for standard input",
         positional=True,
         metavar="INPUT",
     )
-    model: str = arg(BUNDLE, "box", metavar="BUNDLE")
-    json: bool = arg("print one JSON object per recording", False)
-    formats: tuple[Literal["txt", "srt", "vtt", "json", "tsv", "all"], ...] = arg(
+    model: str = option(BUNDLE, "box", metavar="BUNDLE")
+    json: bool = option("print one JSON object per recording", False)
+    formats: tuple[Literal["txt", "srt", "vtt", "json", "tsv", "all"], ...] = option(
         "write files of this format instead of printing; may be repeated", (), flag="--format", repeat=True
     )
-    out: Path | None = arg(
+    out: Path | None = option(
         "write files (txt by default) below this folder, not beside the inputs", None, metavar="FOLDER"
     )
-    skip_existing: bool = arg("skip recordings whose files exist", False)
-    threads: int | None = arg(THREADS, None, least=1)
+    skip_existing: bool = option("skip recordings whose files exist", False)
+    threads: int | None = option(THREADS, None, least=1)
 
 
 def transcribe(args: Transcribe, options: "TranscribeOptions", load: "LoadOptions") -> int:
@@ -169,12 +165,12 @@ def _trim_memory() -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Align:
-    audio: Path = arg("a recording", positional=True)
-    text: str = arg("its text, or a file that contains it", positional=True)
-    model: str = arg(BUNDLE, "box", metavar="BUNDLE")
-    lexicon: Path | None = arg("spellings of words, for phone models", None)
-    json: bool = arg("print one JSON object", False)
-    threads: int | None = arg(THREADS, None, least=1)
+    audio: Path = option("a recording", positional=True)
+    text: str = option("its text, or a file that contains it", positional=True)
+    model: str = option(BUNDLE, "box", metavar="BUNDLE")
+    lexicon: Path | None = option("spellings of words, for phone models", None)
+    json: bool = option("print one JSON object", False)
+    threads: int | None = option(THREADS, None, least=1)
 
 
 def align(args: Align) -> int:
@@ -209,8 +205,8 @@ def _text(argument: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Info:
-    bundle: str = arg(BUNDLE, "box", positional=True)
-    json: bool = arg("print one JSON object", False)
+    bundle: str = option(BUNDLE, "box", positional=True)
+    json: bool = option("print one JSON object", False)
 
 
 def info(args: Info) -> int:
@@ -228,14 +224,14 @@ def info(args: Info) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Export:
-    bundle: Path = arg("model bundle, as written by asr train", positional=True)
-    weights: Literal["int8", "float16"] = arg("a quarter or half the size of float32")
-    out: Path | None = arg("the new bundle, by default BUNDLE-int8 or so", None, metavar="FOLDER")
-    with_torch: bool = arg("include the weights to train on with", False)
-    manifests: tuple[Path, ...] = arg(
+    bundle: Path = option("model bundle, as written by asr train", positional=True)
+    weights: Literal["int8", "float16"] = option("a quarter or half the size of float32")
+    out: Path | None = option("the new bundle, by default BUNDLE-int8 or so", None, metavar="FOLDER")
+    with_torch: bool = option("include the weights to train on with", False)
+    manifests: tuple[Path, ...] = option(
         "measure the WER of both bundles on these", (), flag="--manifest", metavar="MANIFEST"
     )
-    threads: int | None = arg(THREADS, None, least=1)
+    threads: int | None = option(THREADS, None, least=1)
 
 
 def export(args: Export) -> int:
@@ -340,10 +336,10 @@ def train(arguments: list[str]) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Tune:
-    model: Path = arg(
+    model: Path = option(
         "model bundle; the language model and the weights found are written to it", positional=True
     )
-    manifests: tuple[Path, ...] = arg(MANIFESTS + "; not the test set", positional=True)
+    manifests: tuple[Path, ...] = option(MANIFESTS + "; not the test set", positional=True)
 
 
 def tune(args: Tune, options: "TuneOptions", load: "LoadOptions") -> int:
@@ -369,14 +365,14 @@ def tune(args: Tune, options: "TuneOptions", load: "LoadOptions") -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate:
-    model: str = arg("model bundle, or box for the one that ships", positional=True)
-    manifests: tuple[Path, ...] = arg(MANIFESTS, positional=True)
-    json: bool = arg("print one JSON object", False)
-    details: Path | None = arg(
+    model: str = option("model bundle, or box for the one that ships", positional=True)
+    manifests: tuple[Path, ...] = option(MANIFESTS, positional=True)
+    json: bool = option("print one JSON object", False)
+    details: Path | None = option(
         "write one JSON object per utterance to this file, and for each noise or tempo beside it", None
     )
-    plot: Path | None = arg("plot the word error rates against noise and tempo", None, metavar="FILE.png")
-    threads: int | None = arg(THREADS, None, least=1)
+    plot: Path | None = option("plot the word error rates against noise and tempo", None, metavar="FILE.png")
+    threads: int | None = option(THREADS, None, least=1)
 
 
 def evaluate(
@@ -422,8 +418,8 @@ def _details(path: Path, condition: "Condition") -> Path:
 
 @dataclass(frozen=True, kw_only=True)
 class Compare:
-    a: Path = arg("details that asr evaluate --details wrote for one model", positional=True)
-    b: Path = arg("details of another model on the same utterances", positional=True)
+    a: Path = option("details that asr evaluate --details wrote for one model", positional=True)
+    b: Path = option("details of another model on the same utterances", positional=True)
 
 
 def compare(args: Compare) -> int:
@@ -447,9 +443,9 @@ LM = "language model, as written by asr lm"
 
 @dataclass(frozen=True, kw_only=True)
 class LmTrain:
-    texts: tuple[Path, ...] = arg(TEXTS, positional=True, metavar="TEXT")
-    out: Path = arg("the language model to write")
-    arpa: Path | None = arg("also write an ARPA file; .gz and .xz are compressed", None)
+    texts: tuple[Path, ...] = option(TEXTS, positional=True, metavar="TEXT")
+    out: Path = option("the language model to write")
+    arpa: Path | None = option("also write an ARPA file; .gz and .xz are compressed", None)
 
 
 def lm_train(args: LmTrain, options: "LmOptions") -> int:
@@ -484,8 +480,8 @@ def _sizes(lm: "NgramLM") -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class LmImport:
-    arpa: Path = arg("ARPA file; plain, gzip, xz or bzip2; - for standard input", positional=True)
-    out: Path = arg("the language model to write")
+    arpa: Path = option("ARPA file; plain, gzip, xz or bzip2; - for standard input", positional=True)
+    out: Path = option("the language model to write")
 
 
 def lm_import(args: LmImport) -> int:
@@ -502,8 +498,8 @@ def lm_import(args: LmImport) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class LmExport:
-    lm: Path = arg(LM, positional=True)
-    out: Path = arg("the file to write; .gz and .xz are compressed")
+    lm: Path = option(LM, positional=True)
+    out: Path = option("the file to write; .gz and .xz are compressed")
 
 
 def lm_export(args: LmExport) -> int:
@@ -518,9 +514,9 @@ def lm_export(args: LmExport) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class LmPack:
-    lm: Path = arg(LM, positional=True)
-    out: Path = arg("the language model to write")
-    entropy: float = arg("entropy pruning threshold, such as 1e-8", 0.0)
+    lm: Path = option(LM, positional=True)
+    out: Path = option("the language model to write")
+    entropy: float = option("entropy pruning threshold, such as 1e-8", 0.0)
 
 
 def lm_pack(args: LmPack) -> int:
@@ -544,9 +540,9 @@ def lm_pack(args: LmPack) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class LmScore:
-    lm: Path = arg(LM, positional=True)
-    texts: tuple[Path, ...] = arg(TEXTS, metavar="TEXT", positional=True)
-    json: bool = arg("print one JSON object", False)
+    lm: Path = option(LM, positional=True)
+    texts: tuple[Path, ...] = option(TEXTS, metavar="TEXT", positional=True)
+    json: bool = option("print one JSON object", False)
 
 
 def lm_score(args: LmScore) -> int:

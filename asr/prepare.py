@@ -8,21 +8,21 @@ import hashlib
 import json
 import os
 import sys
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from asr import audio, manifest
-from asr.console import progress_bar
+from asr.console import progress
 from asr.errors import AudioError, PrepareError
 from asr.files import atomic_write
 from asr.frames import FrameGrid, subsample
 from asr.manifest import Utterance
+from asr.options import option
 from asr.text import ENGLISH, Tokenizer, ctc_frames_needed
 
 if TYPE_CHECKING:  # imports torch, which neither --help nor a lexicon needs
@@ -55,11 +55,9 @@ class Problem:
 class PrepareOptions:
     """Options shared by all corpora of recordings."""
 
-    out: Path = field(metadata={"help": "output folder", "metavar": "FOLDER"})
-    jobs: int = field(default=os.cpu_count() or 1, metadata={"help": "number of processes", "least": 1})
-    speeds: tuple[float, ...] = field(
-        default=(), metadata={"help": "add copies of the training parts at these speeds", "metavar": "X"}
-    )
+    out: Path = option("output folder", metavar="FOLDER")
+    jobs: int = option("number of processes", os.cpu_count() or 1, least=1)
+    speeds: tuple[float, ...] = option("add copies of the training parts at these speeds", (), metavar="X")
 
 
 def prepare_part(
@@ -212,19 +210,13 @@ def _extract(
 ) -> None:
     from asr.features import store
 
-    total = sum(shard.seconds for shard in shards) / 3600
-    column = "{task.completed:.2f} of {task.total:.2f} h, {task.fields[rate]:.0f} x real time"
-    with progress_bar(column) as progress:
-        task = progress.add_task(out.name, total=total, rate=0.0)
-        fresh, start = 0.0, None
-        for seconds, problems in store.build(out, shards, config, jobs):
+    work = store.build(out, shards, config, jobs)
+    earlier, problems = next(work)
+    report.add(Problem(*problem) for problem in problems)
+    with progress(out.name, sum(shard.seconds for shard in shards) - earlier) as update:
+        for seconds, problems in work:
             report.add(Problem(*problem) for problem in problems)
-            if start is None:  # the first item is the work of earlier runs
-                start = time.monotonic()
-            else:
-                fresh += seconds
-            rate = fresh / max(time.monotonic() - start, 1e-9)
-            progress.update(task, advance=seconds / 3600, rate=rate)
+            update(seconds=seconds)
 
 
 def _write_index(

@@ -1,10 +1,11 @@
 """The digits corpus included in the package, made by recipes/digits/make_corpus.py."""
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
+from asr.options import option
 from asr.prepare import PrepareOptions, Problem, explain_write_errors, prepare_part
 from data_prep import folder
 from data_prep.download import unpack
@@ -17,7 +18,7 @@ PARTS = ("train", "dev", "test")
 class Options(PrepareOptions):
     """Options of `asr prepare digits`."""
 
-    out: Path = field(default=Path("data/digits"), metadata={"help": "output folder", "metavar": "FOLDER"})
+    out: Path = option("output folder", Path("data/digits"), metavar="FOLDER")
 
 
 def prepare(options: Options) -> list[Problem]:

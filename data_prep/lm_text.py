@@ -5,7 +5,7 @@ in any case and across line ends. The text must be without punctuation.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from asr.errors import UsageError
 from asr.files import atomic_write
 from asr.lm.text import read_lines
 from asr.manifest import Utterance
+from asr.options import option
 from asr.prepare import Problem
 
 LENGTH = 8
@@ -29,18 +30,10 @@ _BLOCK = 500_000
 class Options:
     """Options of `asr prepare lm-text`."""
 
-    held_out: tuple[Path, ...] = field(
-        metadata={"help": "folders with the manifests of evaluation sets", "metavar": "FOLDER"}
-    )
-    train: tuple[Path, ...] = field(
-        default=(), metadata={"help": "folders with the manifests of training sets", "metavar": "FOLDER"}
-    )
-    text: Path | None = field(
-        default=None, metadata={"help": "text, one sentence per line, may be compressed", "metavar": "FILE"}
-    )
-    out: Path | None = field(
-        default=None, metadata={"help": "the text without lines that share words", "metavar": "FILE"}
-    )
+    held_out: tuple[Path, ...] = option("folders with the manifests of evaluation sets", metavar="FOLDER")
+    train: tuple[Path, ...] = option("folders with the manifests of training sets", (), metavar="FOLDER")
+    text: Path | None = option("text, one sentence per line, may be compressed", None, metavar="FILE")
+    out: Path | None = option("the text without lines that share words", None, metavar="FILE")
 
 
 def prepare(options: Options) -> list[Problem]:

@@ -60,7 +60,7 @@ def encode_mp4(folder: Path) -> bytes:
 
 @st.composite
 def changes(draw: st.DrawFn) -> list[tuple[float, int, bytes]]:
-    """Where (0 to 1, often in the header), how many bytes go, and what takes their place."""
+    """Position (0 to 1, often in the header), number of bytes removed, and their replacement."""
     place = st.one_of(st.floats(0, 0.05), st.floats(0, 1))
     extreme = st.sampled_from(
         [b"\xff" * 4, b"\0" * 4, b"\x7f\xff\xff\xff", b"\xff\xff\xff\x7f", b"\x80\0\0\0"]

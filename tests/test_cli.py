@@ -161,7 +161,7 @@ def test_transcribe_to_json(standin_bundle: Path, tmp_path: Path, capsys: Output
 
 
 def ascii_output(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> bytes:
-    """What a command that succeeds prints under PYTHONIOENCODING=ascii."""
+    """Run a command that succeeds under PYTHONIOENCODING=ascii; return its output."""
     written = io.BytesIO()
     with monkeypatch.context() as patch:
         patch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii"))

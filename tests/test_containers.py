@@ -181,7 +181,7 @@ def test_wav_with_other_chunks(tmp_path: Path) -> None:
 
 
 def pages(content: bytes) -> list[int]:
-    """Where the pages of an Ogg file start."""
+    """Offsets of the pages of an Ogg file."""
     found, start = [], 0
     while (start := content.find(b"OggS", start)) >= 0:
         found.append(start)
@@ -209,7 +209,7 @@ def test_streams_laid_end_to_end(tmp_path: Path, name: str) -> None:
 
 
 def first_frame_end(content: bytes) -> int:
-    """Where the MP3 frame ends that holds the Xing header; LAME's part of it ends at byte 192 at most."""
+    """Offset of the end of the MP3 frame with the Xing header; LAME's part of it ends at byte 192 at most."""
     assert b"Xing" in content[:40] or b"Info" in content[:40]
     return content.index(content[:2], 192)
 

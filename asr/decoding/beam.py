@@ -4,7 +4,7 @@ import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from asr.decoding.lexicon import Lexicon, build_trie, spell
 from asr.decoding.types import check_posteriors
 from asr.errors import BundleError, DecodingError
 from asr.lm.ngram import SPECIAL, UNKNOWN, NgramArrays, NgramLM, Vocabulary
+from asr.options import option
 from asr.text import Tokenizer
 
 MIN_COVERAGE = 0.1
@@ -42,10 +43,6 @@ _NO_LM = NgramArrays(
 """An LM of log-probability 0 for every word."""
 
 
-def _option(default: Any, help: str, **metadata: Any) -> Any:
-    return field(default=default, metadata={"help": help, **metadata})
-
-
 @dataclass(frozen=True)
 class DecodingOptions:
     """Beam search settings; all scores are natural logs.
@@ -54,18 +51,18 @@ class DecodingOptions:
     hotword boosts. Raises DecodingError for values out of range.
     """
 
-    beam: int = _option(50, "hypotheses kept after each frame", least=1)
-    beam_threshold: float = _option(14.0, "drop hypotheses and tokens this far below the frame's best")
-    token_top_k: int = _option(40, "most probable tokens considered per frame", least=1)
-    lm_weight: float = _option(0.6, "weight of the language model's log-probability")
-    word_bonus: float = _option(0.0, "added to the score for each word")
-    unknown_penalty: float = _option(-6.0, "added for each word outside the language model")
-    prior_weight: float = _option(0.0, "divide posteriors by token priors to this power (Miao et al., 2015)")
-    priors: tuple[float, ...] = _option(
-        (), "log prior of each token, blank first, as asr tune estimates them", hidden=True
+    beam: int = option("hypotheses kept after each frame", 50, least=1)
+    beam_threshold: float = option("drop hypotheses and tokens this far below the frame's best", 14.0)
+    token_top_k: int = option("most probable tokens considered per frame", 40, least=1)
+    lm_weight: float = option("weight of the language model's log-probability", 0.6)
+    word_bonus: float = option("added to the score for each word", 0.0)
+    unknown_penalty: float = option("added for each word outside the language model", -6.0)
+    prior_weight: float = option("divide posteriors by token priors to this power (Miao et al., 2015)", 0.0)
+    priors: tuple[float, ...] = option(
+        "log prior of each token, blank first, as asr tune estimates them", (), hidden=True
     )
-    hotwords: tuple[Hotword, ...] = _option((), "words and phrases to boost", hidden=True)
-    n_best: int = _option(1, "most hypotheses to return", hidden=True)
+    hotwords: tuple[Hotword, ...] = option("words and phrases to boost", (), hidden=True)
+    n_best: int = option("most hypotheses to return", 1, hidden=True)
 
     def __post_init__(self) -> None:
         for name in ("beam", "token_top_k", "n_best"):

@@ -25,6 +25,7 @@ from asr.errors import DecodingError, TextError
 from asr.lm import packed
 from asr.lm.ngram import NgramLM
 from asr.model.bundle import LEXICON, LM, BundleConfig
+from asr.options import option
 
 
 @dataclass(frozen=True)
@@ -35,11 +36,9 @@ class LoadOptions:
     search.
     """
 
-    greedy: bool = field(default=False, metadata={"help": "greedy decoding: no beam search, no LM"})
-    lm: Path | None = field(default=None, metadata={"help": "language model, as written by asr lm"})
-    lexicon: Path | None = field(
-        default=None, metadata={"help": "restrict output to these words: lines of WORD<tab>T O K E N S"}
-    )
+    greedy: bool = option("greedy decoding: no beam search, no LM", False)
+    lm: Path | None = option("language model, as written by asr lm", None)
+    lexicon: Path | None = option("restrict output to these words: lines of WORD<tab>T O K E N S", None)
     settings: Mapping[str, Any] = field(default_factory=dict, metadata={"fields_of": DecodingOptions})
 
 

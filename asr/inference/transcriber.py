@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -20,6 +20,7 @@ from asr.inference.engine import Engine, usable_cores
 from asr.inference.pipeline import Pipeline, Source
 from asr.inference.transcript import Transcript, assemble
 from asr.model.bundle import BOX, BundleConfig, read_config, resolve_bundle
+from asr.options import option
 
 Audio = str | Path | np.ndarray
 """A file, or float samples in [-1, 1]: `[samples]` or `[samples, channels]`."""
@@ -35,23 +36,12 @@ class TranscribeOptions:
     Decoder options that are fixed when a model is loaded are in LoadOptions.
     """
 
-    channel: Channel = field(
-        default="mix",
-        metadata={"help": "mix, split or a channel's number from 0", "least": 0, "metavar": "CHANNEL"},
+    channel: Channel = option("mix, split or a channel's number from 0", "mix", least=0, metavar="CHANNEL")
+    hotwords: tuple[str, ...] = option(
+        "word or phrase to favour; may be repeated", (), flag="--hotword", repeat=True, metavar="PHRASE"
     )
-    hotwords: tuple[str, ...] = field(
-        default=(),
-        metadata={
-            "help": "word or phrase to favour; may be repeated",
-            "flag": "--hotword",
-            "repeat": True,
-            "metavar": "PHRASE",
-        },
-    )
-    hotword_boost: float = field(
-        default=1.0, metadata={"help": "score per character of a hotword, natural log"}
-    )
-    n_best: int = field(default=1, metadata={"help": "number of hypotheses listed in JSON", "least": 1})
+    hotword_boost: float = option("score per character of a hotword, natural log", 1.0)
+    n_best: int = option("number of hypotheses listed in JSON", 1, least=1)
 
 
 class Transcriber:

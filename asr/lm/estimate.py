@@ -22,7 +22,7 @@ import os
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,6 +45,7 @@ from asr.lm.ngram import (
     score_word,
 )
 from asr.lm.text import encode, read_blocks
+from asr.options import option
 
 MAX_TOKENS = 2**32 - 2
 
@@ -71,29 +72,18 @@ _SATURATED = 1e-6
 class LmOptions:
     """Options of estimation. Raises LanguageModelError if one is out of range."""
 
-    order: int = field(
-        default=3, metadata={"help": "length of the longest n-grams", "choices": range(1, MAX_ORDER + 1)}
+    order: int = option("length of the longest n-grams", 3, choices=range(1, MAX_ORDER + 1))
+    cutoffs: tuple[int, ...] = option(
+        "omit n-grams with this count or less: one per order, the last repeats",
+        (),
+        flag="--prune",
+        metavar="COUNT",
     )
-    cutoffs: tuple[int, ...] = field(
-        default=(),
-        metadata={
-            "help": "omit n-grams with this count or less: one per order, the last repeats",
-            "flag": "--prune",
-            "metavar": "COUNT",
-        },
+    entropy: float = option("threshold of entropy pruning, e.g. 1e-8", 0.0)
+    vocabulary: int | Path | None = option(
+        "only the N most frequent words, or the words of a file", None, flag="--vocab", metavar="N|FILE"
     )
-    entropy: float = field(default=0.0, metadata={"help": "threshold of entropy pruning, e.g. 1e-8"})
-    vocabulary: int | Path | None = field(
-        default=None,
-        metadata={
-            "help": "only the N most frequent words, or the words of a file",
-            "flag": "--vocab",
-            "metavar": "N|FILE",
-        },
-    )
-    temporary: Path | None = field(
-        default=None, metadata={"help": "folder for temporary files", "flag": "--temp", "metavar": "FOLDER"}
-    )
+    temporary: Path | None = option("folder for temporary files", None, flag="--temp", metavar="FOLDER")
 
     def __post_init__(self) -> None:
         if not 1 <= self.order <= MAX_ORDER:

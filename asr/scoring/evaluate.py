@@ -4,7 +4,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from asr.errors import AsrError, ManifestError, UsageError
 from asr.inference.pipeline import Source
 from asr.inference.transcriber import TranscribeOptions, Transcriber, file_source
 from asr.manifest import Utterance
+from asr.options import option
 from asr.scoring.bootstrap import Interval, interval
 from asr.scoring.calibration import JudgedWord, Quality, judge, measure
 from asr.scoring.wer import Counts, UtteranceScore, score, total
@@ -22,15 +23,10 @@ from asr.scoring.wer import Counts, UtteranceScore, score, total
 class EvaluateOptions:
     """Conditions to evaluate besides clean speech, one at a time. Raises UsageError for noise without SNR."""
 
-    snr: tuple[float, ...] = field(
-        default=(),
-        metadata={"help": "add noise at this SNR in dB", "metavar": "DB", "least": -100, "most": 100},
-    )
-    noise: str | None = field(default=None, metadata={"help": "white (default), babble, or a folder"})
-    tempo: tuple[float, ...] = field(
-        default=(), metadata={"help": "change the speaking rate, 0.5 to 2", "least": 0.5, "most": 2}
-    )
-    seed: int = field(default=0, metadata={"help": "seed of the noise", "least": 0})
+    snr: tuple[float, ...] = option("add noise at this SNR in dB", (), metavar="DB", least=-100, most=100)
+    noise: str | None = option("white (default), babble, or a folder", None)
+    tempo: tuple[float, ...] = option("change the speaking rate, 0.5 to 2", (), least=0.5, most=2)
+    seed: int = option("seed of the noise", 0, least=0)
 
     def __post_init__(self) -> None:
         if self.noise is not None and not self.snr:

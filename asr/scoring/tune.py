@@ -3,7 +3,7 @@
 import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from asr.inference.engine import usable_cores
 from asr.inference.transcriber import load_model
 from asr.manifest import Utterance
 from asr.model.bundle import LEXICON, LM, write_config
+from asr.options import option
 from asr.scoring.calibration import CrossFit, JudgedWord, cross_fit, judge
 from asr.scoring.evaluate import read_all
 
@@ -31,13 +32,9 @@ DIRECTIONS = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, -1))
 class TuneOptions:
     """Options of tuning."""
 
-    threads: int | None = field(
-        default=None, metadata={"help": "CPU cores to use, by default all", "least": 1}
-    )
-    prior_weights: tuple[float, ...] = field(
-        default=(0.0, 0.3, 0.6, 0.9), metadata={"help": "weights of the token priors to try"}
-    )
-    search_beam: int = field(default=100, metadata={"help": "widest beam while searching", "least": 1})
+    threads: int | None = option("CPU cores to use, by default all", None, least=1)
+    prior_weights: tuple[float, ...] = option("weights of the token priors to try", (0.0, 0.3, 0.6, 0.9))
+    search_beam: int = option("widest beam while searching", 100, least=1)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What a bundle holds and what the user asks for, put together; and tuning, which writes it."""
+"""Decoders from the settings of a bundle and of the caller, and tuning, which writes a bundle."""
 
 import json
 from dataclasses import replace

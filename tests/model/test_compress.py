@@ -74,7 +74,7 @@ def test_a_known_matrix_and_a_channel_of_zeros() -> None:
 @pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize("cell", ["gru", "lstm", "rnn"])
 def test_the_graph_expands_int8_exactly(cell: Cell, bidirectional: bool) -> None:
-    """What ONNX Runtime makes of them is what numpy does."""
+    """ONNX Runtime expands the weights to the same values as numpy."""
     compressed = compress_graph(build_graph(small_model(cell, bidirectional), LogMel()), "int8")
     constants = {c.name: numpy_helper.to_array(c) for c in compressed.graph.initializer}
     small = [name for name, value in constants.items() if value.dtype == np.int8]

@@ -229,7 +229,7 @@ def test_recordings_are_found_without_the_silent_ones(recordings: Path, tmp_path
 
 @pytest.mark.parametrize("babble", [0.0, 0.5, 1.0])
 def test_the_kinds_of_noise_have_their_shares(babble: float, recordings: Path) -> None:
-    """Of all noisy utterances, `recorded` have a recording: a tone that outweighs its neighbours by far."""
+    """A share `recorded` of the noisy utterances has a recording: a tone far above its neighbours."""
     config = NoiseConfig(1.0, 0.0, 0.0, babble, (1 - babble) / 2, recordings)
     module = AdditiveNoise(config, LOG_MEL)
     torch.manual_seed(0)

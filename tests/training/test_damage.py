@@ -1,4 +1,4 @@
-"""What goes wrong in the middle of training: shards that cannot be read, numbers that are not finite."""
+"""Failures in the middle of training: unreadable shards, numbers that are not finite."""
 
 from collections.abc import Callable
 from itertools import pairwise
@@ -82,7 +82,7 @@ class Keep(pl.Callback):
         self.norms.append(float(torch.nn.utils.get_total_norm([p.grad for p in parameters])))
 
     def still(self) -> list[bool]:
-        """Whether each step but the first changed nothing."""
+        """Return for each step but the first: True if it changed no weight."""
         return [torch.equal(a, b) for a, b in pairwise(self.weights)]
 
 

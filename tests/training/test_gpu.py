@@ -1,4 +1,4 @@
-"""What only a GPU can show; elsewhere these tests are skipped."""
+"""Tests that need a GPU; skipped without one."""
 
 import warnings
 from pathlib import Path
