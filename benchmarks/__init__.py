@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from asr.scoring.wer import Counts
 
 DIGITS = Path("data/digits/test")
-SAMPLE_RATE = 16_000
+SAMPLE_RATE = 16_000  # as in asr.audio, which imports numpy
 
 Item = TypeVar("Item")
 

@@ -1,4 +1,4 @@
-"""Helpers shared by benchmarks: timing, processes, missing data, tables of at most 80 columns."""
+"""Shared parts of the benchmarks: timing, processes, missing data, tables of at most 80 columns."""
 
 import sys
 import time
