@@ -21,6 +21,7 @@ The digits corpus is synthetic speech, on which the WER of box is high; give
 --manifest for the WER on real recordings.
 """
 
+import json
 import math
 import sys
 import tempfile
@@ -47,7 +48,6 @@ from benchmarks import (
     bundle_path,
     new_parser,
     read_utterances,
-    show,
     time_alternately,
     word_counts,
 )
@@ -107,7 +107,8 @@ def main() -> None:
         if not arguments.json:
             print(format_row(rows[-1]), flush=True)
     if arguments.json:
-        show({"seconds": speech.seconds, "options": asdict(model.decoder.options), "settings": rows}, "", True)
+        found = {"seconds": speech.seconds, "options": asdict(model.decoder.options), "settings": rows}
+        print(json.dumps(found, indent=1))
 
 
 def load(bundle: Path, tokenizer: Tokenizer) -> tuple[NgramLM, Lexicon]:
