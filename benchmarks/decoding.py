@@ -21,8 +21,8 @@ The digits corpus is synthetic speech, on which the WER of box is high; give
 --manifest for the WER on real recordings.
 """
 
+import json
 import math
-import os
 import sys
 import tempfile
 from collections import Counter
@@ -48,7 +48,6 @@ from benchmarks import (
     bundle_path,
     new_parser,
     read_utterances,
-    show,
     time_alternately,
     word_counts,
 )
@@ -87,11 +86,10 @@ def main() -> None:
     parser.add_argument("--beams", type=int, nargs="+", default=BEAMS)
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
-    os.environ["OMP_NUM_THREADS"] = "1"
     utterances = read_utterances(arguments.manifest, arguments.utterances)
     bundle = bundle_path(arguments.model)
     model = load_model(bundle)
-    tokenizer, options = model.config.tokenizer, model.decoder.options
+    tokenizer = model.config.tokenizer
     lm, lexicon = load(bundle, tokenizer)
     posteriors = [np.ascontiguousarray(model.posteriors(u.audio_filepath), np.float32) for u in utterances]
     speech = Speech(posteriors, [u.text for u in utterances], sum(u.duration for u in utterances))
@@ -101,7 +99,7 @@ def main() -> None:
     if not arguments.json:
         print(f"{len(utterances)} utterances, {speech.seconds:.0f} s\n\n{HEADER}", flush=True)
     for beam in arguments.beams:
-        options = replace(options, beam=beam)
+        options = replace(model.decoder.options, beam=beam)
         decoders: dict[str, Decode] = {"asr": partial(decode, ours, options)}
         if peer:
             decoders["flashlight"] = peer.decoder(options)
@@ -109,7 +107,8 @@ def main() -> None:
         if not arguments.json:
             print(format_row(rows[-1]), flush=True)
     if arguments.json:
-        show({"seconds": speech.seconds, "options": asdict(options), "settings": rows}, "", True)
+        found = {"seconds": speech.seconds, "options": asdict(model.decoder.options), "settings": rows}
+        print(json.dumps(found, indent=1))
 
 
 def load(bundle: Path, tokenizer: Tokenizer) -> tuple[NgramLM, Lexicon]:
