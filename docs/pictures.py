@@ -27,7 +27,7 @@ from asr import audio
 from asr.features.logmel import LogMel
 
 HERE = Path(__file__).parent
-ARCHIVE = next(HERE.parent.glob("*/data*/**/digits.tar.gz"))
+ARCHIVE = HERE.parent / "data_prep" / "data" / "digits.tar.gz"
 CLIP = "dev/en-gb_m5_40/en-gb_m5_40-16.opus"
 """FIVE FIVE SEVEN SIX, synthetic speech by espeak-ng."""
 
@@ -46,7 +46,7 @@ def main() -> None:
         clip = Path(folder, CLIP)
         model = asr.load_model()
         waveform, posteriors = audio.read(clip), model.posteriors(clip)
-        transcript = model.transcribe(clip, n_best=5)
+        transcript = model.transcribe(clip, options=asr.TranscribeOptions(n_best=5))
     config = json.loads((Path(asr.__file__).parent / "box" / "config.json").read_text(encoding="utf-8"))
     tokens = ["blank", *config["characters"]]
     save(draw_features(waveform, posteriors, tokens, transcript.words), "features.png")
