@@ -64,10 +64,7 @@ def align_words(
     frame_seconds: float,
     temperature: float = 1.0,
 ) -> tuple[Word, ...]:
-    """Times and confidences of words with known tokens; `separator` is the token between words.
-
-    Raises DecodingError as `align`.
-    """
+    """Times and confidences of words with known tokens. Raises DecodingError as `align`."""
     if not words:
         return ()
     tokens, spans = join_words(words, separator)
@@ -100,20 +97,23 @@ def time_words(
     offset: int = 0,
     temperature: float = 1.0,
 ) -> tuple[Word, ...]:
-    """Words of aligned tokens, with times from first to last token and `word_confidences`.
+    """Times and confidences of the words `spans` in aligned tokens; tokens outside words are separators.
 
-    `log_probs` begin at frame `offset` of the recording.
+    `log_probs` begin at frame `offset` of the recording. A word lasts from its first token to its last. Its
+    probability p is that of its tokens, summed over all CTC alignments within the frames between its
+    neighbours' tokens, times the posterior peaks of the separators beside it: a word is right only if it also
+    begins and ends there. Its confidence is p ** (1 / (n T)) for n tokens, separators included, at
+    temperature T. At T = 1 that is a geometric mean over tokens, not a calibrated probability;
+    asr.scoring.calibration fits T.
     """
-    word_tokens = np.array([span[1:] for span in spans], dtype=np.int64).reshape(-1, 2)
-    confidences = word_confidences(
-        np.ascontiguousarray(log_probs, dtype=np.float32),
-        np.array(tokens, dtype=np.int64),
-        alignment,
-        word_tokens,
-        temperature,
-    )
-    starts = (offset + alignment.starts[word_tokens[:, 0]]) * frame_seconds
-    ends = (offset + alignment.ends[word_tokens[:, 1] - 1]) * frame_seconds
+    words = np.array([span[1:] for span in spans], dtype=np.int64).reshape(-1, 2)
+    frames = np.ascontiguousarray(log_probs, dtype=np.float32)
+    peaks = np.minimum(alignment.peaks, 0)
+    ids = np.array(tokens, dtype=np.int64)
+    means = _score_words(frames, ids, alignment.starts, alignment.ends, peaks, words)
+    confidences = np.exp(np.minimum(means, 0) / temperature)
+    starts = (offset + alignment.starts[words[:, 0]]) * frame_seconds
+    ends = (offset + alignment.ends[words[:, 1] - 1]) * frame_seconds
     texts = [text for text, _, _ in spans]
     return tuple(map(Word, texts, starts.tolist(), ends.tolist(), confidences.tolist()))
 
@@ -124,17 +124,12 @@ def _check(log_probs: np.ndarray, tokens: np.ndarray) -> None:
     if len(tokens) == 0:
         raise DecodingError("no tokens to align; give a text")
     frames, size = log_probs.shape
-    outside = tokens[(tokens <= BLANK) | (tokens >= size)]
-    if len(outside):
+    if len(outside := tokens[(tokens <= BLANK) | (tokens >= size)]):
         raise DecodingError(f"token {outside[0]} cannot be aligned; the model has tokens 1 to {size - 1}")
-    needed = ctc_frames_needed(tokens.tolist())
-    if needed > frames:
+    if (needed := ctc_frames_needed(tokens.tolist())) > frames:
         raise DecodingError(f"{len(tokens)} tokens need {needed} frames, the recording has {frames}")
-    bad = ~(log_probs < np.inf).all(axis=1)
-    if bad.any():
-        raise DecodingError(
-            f"posteriors hold NaN or +inf (first in frame {bad.argmax()}); the model is damaged or diverged"
-        )
+    if (bad := ~(log_probs < np.inf).all(axis=1)).any():
+        raise DecodingError(f"posteriors hold NaN or +inf (first in frame {bad.argmax()}); damaged model?")
 
 
 # Viterbi search
@@ -149,54 +144,36 @@ def _best_path(log_probs: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, f
     # Backpointers take a byte per frame and state, a checkpoint eight bytes per state.
     block = frames if frames * states <= _MOVES_BYTES else int(np.ceil(np.sqrt(8 * frames)))
     starts = range(0, frames, block)
-    earliest = _first_frames(labels)
-    latest = frames - 1 - _first_frames(labels[::-1])[::-1]
     moves = np.empty((min(block, frames), states), dtype=np.uint8)
     checkpoints = np.empty((len(starts), states))
     row = np.full(states, -np.inf)
     row[0] = 0.0  # as if a blank preceded the first frame
     for checkpoint, start in zip(checkpoints, starts, strict=True):
         checkpoint[:] = row
-        _advance(log_probs, labels, earliest, latest, start, row, moves)
+        _advance(log_probs, labels, start, row, moves)
     state = states - 1 if row[-1] > row[-2] else states - 2
     score = float(row[state])
 
     path = np.empty(frames, dtype=np.int64)
     for checkpoint, start in zip(checkpoints[::-1], reversed(starts), strict=True):
         if start != starts[-1]:
-            _advance(log_probs, labels, earliest, latest, start, checkpoint, moves)
+            _advance(log_probs, labels, start, checkpoint, moves)
         state = _trace(moves, state, path[start : start + block])
     return path, score
 
 
-def _first_frames(labels: np.ndarray) -> np.ndarray:
-    """First frame in which each state can be reached; never decreases."""
-    tokens = labels[1::2]
-    repeats = np.concatenate([[0], np.cumsum(tokens[1:] == tokens[:-1])])
-    earliest = np.zeros(len(labels), dtype=np.int64)
-    earliest[1::2] = np.arange(len(tokens)) + repeats
-    earliest[2::2] = earliest[1::2] + 1
-    return earliest
-
-
 @compiled
 def _advance(
-    log_probs: np.ndarray,
-    labels: np.ndarray,
-    earliest: np.ndarray,
-    latest: np.ndarray,
-    start: int,
-    row: np.ndarray,
-    moves: np.ndarray,
+    log_probs: np.ndarray, labels: np.ndarray, start: int, row: np.ndarray, moves: np.ndarray
 ) -> None:
     """Advance `row`, the states' scores before frame `start`, through a block of frames.
 
     A move is how many states back the best predecessor is: 0, 1, or 2 from one token to a different one.
-    States outside earliest-latest are skipped: no state inside is entered from one of them.
+    States that no path can pass in a frame are skipped: no other state is entered from one of them.
     """
-    for t in range(start, min(start + len(moves), len(log_probs))):
-        lowest = np.searchsorted(latest, t)
-        highest = np.searchsorted(earliest, t, side="right") - 1
+    frames, states = len(log_probs), len(labels)
+    for t in range(start, min(start + len(moves), frames)):
+        lowest, highest = max(0, states - 2 * (frames - t)), min(states - 1, 2 * t + 1)
         for s in range(highest, lowest - 1, -1):  # downwards, so that lower states still hold frame t - 1
             best, move = row[s], 0
             if s >= 1 and row[s - 1] > best:
@@ -219,36 +196,6 @@ def _trace(moves: np.ndarray, state: int, path: np.ndarray) -> int:
 # Confidences
 
 
-def word_confidences(
-    log_probs: np.ndarray,
-    tokens: np.ndarray,
-    alignment: Alignment,
-    words: np.ndarray,
-    temperature: float = 1.0,
-) -> np.ndarray:
-    """Confidences `float64[W]` in [0, 1] of words in aligned tokens.
-
-    The probability p of a word is that of its tokens, summed over all CTC alignments within the frames
-    between its neighbours' tokens, times the posterior peaks of the separators beside it: a word is right
-    only if it also begins and ends there. Its confidence is p ** (1 / (n T)) for n tokens, separators
-    included, at temperature T. At T = 1 that is a geometric mean over tokens, not a calibrated probability;
-    asr.scoring.calibration fits T.
-
-    Args:
-        log_probs: `float32[T, V]`.
-        tokens: `int64[L]`.
-        alignment: Of the tokens.
-        words: `int64[W, 2]`, first token and one after the last of each word, in order. Tokens outside words
-            are separators.
-        temperature: Above 1 for an underconfident model, below 1 for an overconfident one.
-    """
-    means = np.empty(len(words))
-    peaks = np.minimum(alignment.peaks, 0)
-    _score_words(log_probs, tokens, alignment.starts, alignment.ends, peaks, words, means)
-    confidences: np.ndarray = np.exp(np.minimum(means, 0) / temperature)
-    return confidences
-
-
 @compiled
 def _score_words(
     log_probs: np.ndarray,
@@ -257,9 +204,9 @@ def _score_words(
     ends: np.ndarray,
     peaks: np.ndarray,
     words: np.ndarray,
-    means: np.ndarray,
-) -> None:
-    """Write the mean log-probability per token of each word to `means`."""
+) -> np.ndarray:
+    """Mean log-probability per token of each word `int64[W, 2]`: `float64[W]`."""
+    means = np.empty(len(words))
     for i in range(len(words)):
         first, last = words[i]
         begin = ends[first - 1] if first > 0 else 0
@@ -270,6 +217,7 @@ def _score_words(
         if last < (words[i + 1, 0] if i + 1 < len(words) else len(tokens)):
             score, count = score + peaks[last], count + 1
         means[i] = score / count
+    return means
 
 
 @compiled

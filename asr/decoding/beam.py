@@ -169,10 +169,7 @@ class BeamDecoder:
         return search.finish()
 
     def decode_all(
-        self,
-        posteriors: Iterable[np.ndarray],
-        options: DecodingOptions = DecodingOptions(),
-        threads: int = 1,
+        self, posteriors: Iterable[np.ndarray], options: DecodingOptions = DecodingOptions(), threads: int = 1
     ) -> Iterator[list[BeamHypothesis]]:
         """Decode many utterances in parallel; `threads` does not change the results."""
         if threads == 1:

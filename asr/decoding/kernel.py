@@ -67,22 +67,12 @@ PREFIX = np.dtype(
 
 HYPOTHESIS = np.dtype(
     [
-        ("prefix", np.int32),
-        ("blank", np.float64),  # log-probability of the alignments that end in a blank
-        ("label", np.float64),  # of those that end in the last token
-        ("total", np.float64),
-    ],
-    align=True,
-)
-
-CANDIDATE = np.dtype(
-    [
-        ("source", np.int32),  # slot of the hypothesis that it comes from
-        ("token", np.int32),  # that it adds; BLANK if none
+        ("prefix", np.int32),  # of a candidate: the prefix that it extends
+        ("token", np.int32),  # that the candidate added; BLANK if none
         ("entry", np.int32),
         ("trie_node", np.int32),
-        ("blank", np.float64),
-        ("label", np.float64),
+        ("blank", np.float64),  # log-probability of the alignments that end in a blank
+        ("label", np.float64),  # of those that end in the last token
         ("total", np.float64),
         ("rank", np.float64),  # total + score + lookahead
     ],
@@ -96,16 +86,13 @@ class KernelOptions(NamedTuple):
     beam: int
     beam_threshold: float
     token_top_k: int
-    lm_weight: float
-    """for log10 probabilities"""
+    lm_weight: float  # for log10 probabilities
     word_bonus: float
     unknown_penalty: float
     unknown_lookahead: float
-    separator: int
-    """token between words; -1 if there is none"""
+    separator: int  # token between words; -1 if there is none
     open_vocabulary: bool
-    homophones: int
-    """most entries that end in one trie node"""
+    homophones: int  # most entries that end in one trie node
     recombine: bool
 
 
@@ -113,8 +100,7 @@ class Setup(NamedTuple):
     """Models that score prefixes, and options."""
 
     trie: Trie
-    word_ids: np.ndarray
-    """uint32, LM word by lexicon entry"""
+    word_ids: np.ndarray  # uint32, LM word by lexicon entry
     lm: NgramArrays
     hotwords: HotwordGraph
     options: KernelOptions
@@ -123,24 +109,19 @@ class Setup(NamedTuple):
 class State(NamedTuple):
     """A search in progress."""
 
-    prefixes: np.ndarray
-    """PREFIX, parents before children, with room to grow"""
-    size: int
-    """prefixes in use"""
-    beam: np.ndarray
-    """HYPOTHESIS, best first"""
+    prefixes: np.ndarray  # PREFIX, parents before children, with room to grow
+    size: int  # prefixes in use
+    beam: np.ndarray  # HYPOTHESIS, best first
 
 
 class Frame(NamedTuple):
     """Inputs and output of the candidates of one frame."""
 
-    log_probs: np.ndarray
-    """float64[V], -inf for pruned tokens"""
-    tokens: np.ndarray
-    """int32, kept tokens except blank and separator, best first"""
+    log_probs: np.ndarray  # float64[V], -inf for pruned tokens
+    tokens: np.ndarray  # int32, kept tokens except blank and separator, best first
     beam: np.ndarray
     prefixes: np.ndarray
-    candidates: np.ndarray
+    candidates: np.ndarray  # HYPOTHESIS
     setup: Setup
 
 
@@ -148,7 +129,7 @@ def start(begin_state: int) -> State:
     """A search that has seen nothing: the empty prefix with LM state `begin_state`."""
     prefixes = np.zeros(1024, dtype=PREFIX)
     prefixes[0] = (-1, BLANK, NO_WORD, ROOT, begin_state, BETWEEN, 0, -1, -1, NO_WORD, 0, 0, 0, 0)
-    return State(prefixes, 1, np.array([(0, 0, -inf, 0)], dtype=HYPOTHESIS))
+    return State(prefixes, 1, np.array([(0, BLANK, NO_WORD, ROOT, -inf, 0, 0, 0)], dtype=HYPOTHESIS))
 
 
 @compiled
@@ -157,7 +138,7 @@ def advance(log_probs: np.ndarray, state: State, setup: Setup) -> State:
     prefixes, count, beam = state
     options = setup.options
     vocabulary = log_probs.shape[1]
-    candidates = np.empty(4 * options.beam + vocabulary * (1 + options.homophones), dtype=CANDIDATE)
+    candidates = np.empty(4 * options.beam + vocabulary * (1 + options.homophones), dtype=HYPOTHESIS)
     row = np.empty(vocabulary)
     tokens = np.empty(vocabulary, dtype=np.int32)
     for t in range(len(log_probs)):
@@ -282,8 +263,7 @@ def repeat_or_blank(frame: Frame) -> float:
             before = _total_before(frame.beam[parent.slot], parent.token, prefix.token)
             label = log_add(label, before + frame.log_probs[prefix.token])
         candidate = frame.candidates[slot]
-        candidate.source = slot
-        candidate.token = BLANK
+        candidate.prefix, candidate.token = hypothesis.prefix, BLANK
         candidate.blank = hypothesis.total + frame.log_probs[BLANK]
         candidate.label = label
         candidate.total = log_add(candidate.blank, label)
@@ -301,32 +281,31 @@ def extend(frame: Frame, slot: int, found: int, limit: float) -> tuple[int, floa
     trie, options = frame.setup.trie, frame.setup.options
     separator, is_open = options.separator, options.open_vocabulary
     hypothesis = frame.beam[slot]
-    prefix = frame.prefixes[hypothesis.prefix]
-    busy = has_child_in_beam(frame.prefixes, hypothesis.prefix)
+    start = hypothesis.prefix
+    prefix = frame.prefixes[start]
+    busy = has_child_in_beam(frame.prefixes, start)
     if separator >= 0 and prefix.trie_node != ROOT:
         log_prob = hypothesis.total + frame.log_probs[separator]
         first, last = entry_range(trie, prefix.trie_node)
         for i in range(first, last):
-            found, limit = _add(frame, slot, separator, trie.entries[i], ROOT, log_prob, busy, found, limit)
+            found, limit = _add(frame, start, separator, trie.entries[i], ROOT, log_prob, busy, found, limit)
         if first == last and is_open:
-            found, limit = _add(frame, slot, separator, UNKNOWN_WORD, ROOT, log_prob, busy, found, limit)
+            found, limit = _add(frame, start, separator, UNKNOWN_WORD, ROOT, log_prob, busy, found, limit)
     bound = _score_bound(prefix, frame.setup)
     for token in frame.tokens:
         if hypothesis.total + frame.log_probs[token] + bound < limit:
             break  # the remaining tokens are less likely
         log_prob = _total_before(hypothesis, prefix.token, token) + frame.log_probs[token]
-        node = (
-            prefix.trie_node
-            if prefix.trie_node == OFF_TRIE
-            else find_child(trie.nodes, prefix.trie_node, token)
-        )
+        node = prefix.trie_node
+        if node != OFF_TRIE:
+            node = find_child(trie.nodes, node, token)
         if node == OFF_TRIE and not is_open:
             continue
         if separator >= 0 or trie.nodes[node].first_child < trie.nodes[node + 1].first_child:
-            found, limit = _add(frame, slot, token, NO_WORD, node, log_prob, busy, found, limit)
+            found, limit = _add(frame, start, token, NO_WORD, node, log_prob, busy, found, limit)
         if separator < 0:
             for i in range(*entry_range(trie, node)):
-                found, limit = _add(frame, slot, token, trie.entries[i], ROOT, log_prob, busy, found, limit)
+                found, limit = _add(frame, start, token, trie.entries[i], ROOT, log_prob, busy, found, limit)
     return found, limit
 
 
@@ -357,7 +336,7 @@ def _score_bound(prefix: Any, setup: Setup) -> float:
 @kernel
 def _add(
     frame: Frame,
-    slot: int,
+    node: int,
     token: int,
     entry: int,
     trie_node: int,
@@ -367,7 +346,6 @@ def _add(
     limit: float,
 ) -> tuple[int, float]:
     """Add a candidate unless it is below the limit, or in the beam, where `repeat_or_blank` counts it."""
-    node = frame.beam[slot].prefix
     score, lookahead, _, _ = score_extension(frame.prefixes, node, token, entry, trie_node, frame.setup)
     rank = log_prob + score + lookahead
     if rank < limit or rank == -inf:
@@ -377,14 +355,8 @@ def _add(
         if child >= 0 and frame.prefixes[child].slot >= 0:
             return found, limit
     candidate = frame.candidates[found]
-    candidate.source = slot
-    candidate.token = token
-    candidate.entry = entry
-    candidate.trie_node = trie_node
-    candidate.blank = -inf
-    candidate.label = log_prob
-    candidate.total = log_prob
-    candidate.rank = rank
+    candidate.prefix, candidate.token, candidate.entry, candidate.trie_node = node, token, entry, trie_node
+    candidate.blank, candidate.label, candidate.total, candidate.rank = -inf, log_prob, log_prob, rank
     return found + 1, max(limit, rank - frame.setup.options.beam_threshold)
 
 
@@ -420,42 +392,31 @@ def prune_to_beam(candidates: np.ndarray, found: int, limit: float, beam: int) -
 
 @compiled
 def _next_beam(
-    candidates: np.ndarray, prefixes: np.ndarray, count: int, beam: np.ndarray, setup: Setup
+    candidates: np.ndarray, prefixes: np.ndarray, count: int, before: np.ndarray, setup: Setup
 ) -> tuple[int, np.ndarray]:
     """Make the candidates the beam; returns the number of prefixes, and the beam."""
-    order = np.argsort(-candidates["rank"], kind="mergesort")
-    after = np.empty(len(candidates), dtype=HYPOTHESIS)
-    count = _fill_beam(candidates, order, prefixes, count, beam, after, setup)
+    beam = candidates[np.argsort(-candidates["rank"], kind="mergesort")]
+    count = _fill_beam(beam, before, prefixes, count, setup)
     if setup.options.recombine:
-        table = np.full(_table_size(len(after)), -1, dtype=np.int32)
-        kept = _recombine(after, prefixes, table)
-        return count, after[:kept]
-    return count, after
+        size = 4
+        while size < 2 * len(beam):
+            size *= 2
+        return count, beam[: _recombine(beam, prefixes, np.full(size, -1, dtype=np.int32))]
+    return count, beam
 
 
 @kernel
-def _fill_beam(
-    candidates: np.ndarray,
-    order: np.ndarray,
-    prefixes: np.ndarray,
-    count: int,
-    before: np.ndarray,
-    after: np.ndarray,
-    setup: Setup,
-) -> int:
-    """Enter the candidates into the prefix tree and the beam `after`; returns the number of prefixes."""
+def _fill_beam(beam: np.ndarray, before: np.ndarray, prefixes: np.ndarray, count: int, setup: Setup) -> int:
+    """Enter the candidates in `beam` into the prefix tree; returns the number of prefixes."""
     for slot in range(len(before)):
         prefixes[before[slot].prefix].slot = -1
-    for slot in range(len(after)):
-        new = candidates[order[slot]]
-        node = before[new.source].prefix
+    for slot in range(len(beam)):
+        new = beam[slot]
         if new.token != BLANK:
-            node, count = add_child(prefixes, count, node, new.token, new.entry, new.trie_node, setup)
-        prefixes[node].slot = slot
-        after[slot].prefix = node
-        after[slot].blank = new.blank
-        after[slot].label = new.label
-        after[slot].total = new.total
+            new.prefix, count = add_child(
+                prefixes, count, new.prefix, new.token, new.entry, new.trie_node, setup
+            )
+        prefixes[new.prefix].slot = slot
     return count
 
 
@@ -478,7 +439,7 @@ def _recombine(beam: np.ndarray, prefixes: np.ndarray, table: np.ndarray) -> int
 def _is_dominated(beam: np.ndarray, slot: int, prefixes: np.ndarray, table: np.ndarray) -> bool:
     """Test for an earlier hypothesis with the same future that is no worse, whatever follows.
 
-    `table` is a hash table of the first slot of each future; -1 is free.
+    `table` is a hash table of the first slot of each future, of 2**n entries; -1 is free.
     """
     hypothesis = beam[slot]
     prefix = prefixes[hypothesis.prefix]
@@ -511,15 +472,6 @@ def _is_isolated(beam: np.ndarray, slot: int, prefixes: np.ndarray) -> bool:
         if from_parent > beam[slot].total - NEGLIGIBLE:
             return False
     return not has_child_in_beam(prefixes, node)
-
-
-@kernel
-def _table_size(entries: int) -> int:
-    """A power of two, at least twice `entries`."""
-    size = 4
-    while size < 2 * entries:
-        size *= 2
-    return size
 
 
 # The prefix tree

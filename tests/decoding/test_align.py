@@ -10,7 +10,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from asr.decoding import align as module
-from asr.decoding.align import Alignment, align, align_words, word_confidences
+from asr.decoding.align import Alignment, align, align_words, time_words
 from asr.decoding.greedy import greedy
 from asr.decoding.types import Word
 from asr.errors import DecodingError
@@ -242,11 +242,9 @@ def test_without_separators_the_neighbouring_tokens_bound_the_window() -> None:
 def test_a_token_between_words_counts_on_both_sides_and_at_the_edges() -> None:
     log_probs = posteriors([SPACE, A, SPACE, B])
     result = align(log_probs, tokens := [SPACE, A, SPACE, B])
-    first, second = word_confidences(log_probs, np.array(tokens), result, np.array([[1, 2], [3, 4]]))
-    assert first == pytest.approx(0.7, rel=1e-5)
-    assert second == pytest.approx(0.7, rel=1e-5)
-    joined = word_confidences(log_probs, np.array(tokens), result, np.array([[0, 2], [2, 4]]))
-    assert joined == pytest.approx([0.7, 0.7], rel=1e-5)
+    for edges in ([("A", 1, 2), ("B", 3, 4)], [("A", 0, 2), ("B", 2, 4)]):
+        words = time_words(log_probs, tokens, result, edges, 1.0)
+        assert [w.confidence for w in words] == pytest.approx([0.7, 0.7], rel=1e-5)
 
 
 @given(st.integers(0, 2**32), st.floats(0.1, 10))

@@ -9,16 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asr.decoding.lexicon import (
-    ROOT,
-    Lexicon,
-    Trie,
-    build_trie,
-    find_child,
-    read_lexicon,
-    spell,
-    spellable,
-)
+from asr.decoding.lexicon import ROOT, Lexicon, Trie, build_trie, find_child, read_lexicon, spell, spellable
 from asr.errors import AsrError, TextError
 from asr.lm.ngram import Vocabulary
 from asr.text import Tokenizer
