@@ -22,17 +22,12 @@ from asr.options import option
 from asr.text import Tokenizer
 
 MIN_COVERAGE = 0.1
-"""Least share of an LM's unigram probability that the model's characters can spell, or of a lexicon's words
-that are in the LM."""
+"""Least share of an LM's unigram probability that the model can spell, or of a lexicon's words in the LM."""
 
-TEMPERATURE = "temperature"
-GREEDY_TEMPERATURE = "greedy_temperature"
-"""Keys beside the fields of DecodingOptions in config.json: confidence temperatures with and without beam
-search."""
+TEMPERATURE, GREEDY_TEMPERATURE = "temperature", "greedy_temperature"
+"""Keys of config.json for confidence temperatures with and without beam search."""
 
-_LN10 = math.log(10)
-
-_NO_LM = NgramArrays(
+_NO_LM = NgramArrays(  # log-probability 0 for every word
     words=np.array([0, 0, 1, 2], dtype=np.uint32),
     log_probs=np.zeros(4, dtype=np.float32),
     next_states=np.zeros(4, dtype=np.uint32),
@@ -40,7 +35,6 @@ _NO_LM = NgramArrays(
     suffixes=np.zeros(1, dtype=np.uint32),
     first_children=np.array([1, 4], dtype=np.uint32),
 )
-"""An LM of log-probability 0 for every word."""
 
 
 @dataclass(frozen=True)
@@ -66,18 +60,17 @@ class DecodingOptions:
 
     def __post_init__(self) -> None:
         for name in ("beam", "token_top_k", "n_best"):
-            if type(getattr(self, name)) is not int or getattr(self, name) < 1:
-                raise DecodingError(f"{name} must be a whole number from 1, not {getattr(self, name)}")
+            if type(value := getattr(self, name)) is not int or value < 1:
+                raise DecodingError(f"{name} must be a whole number from 1, not {value}")
+        for name in ("lm_weight", "word_bonus", "unknown_penalty", "prior_weight"):
+            if not math.isfinite(value := getattr(self, name)) or (name.endswith("weight") and value < 0):
+                raise DecodingError(
+                    f"{name} must be a number{' from 0' * name.endswith('weight')}, not {value}"
+                )
         if not self.beam_threshold > 0:
             raise DecodingError(f"beam_threshold must be more than 0, not {self.beam_threshold}")
-        for name in ("lm_weight", "prior_weight"):
-            if not getattr(self, name) >= 0:
-                raise DecodingError(f"{name} must be 0 or more, not {getattr(self, name)}")
         if not all(map(math.isfinite, self.priors)):
             raise DecodingError("priors must be numbers")
-        for name in ("lm_weight", "word_bonus", "unknown_penalty", "prior_weight"):
-            if not math.isfinite(getattr(self, name)):
-                raise DecodingError(f"{name} must be a number, not {getattr(self, name)}")
 
 
 def bundle_options(folder: Path, decoding: Mapping[str, Any]) -> DecodingOptions:
@@ -87,22 +80,18 @@ def bundle_options(folder: Path, decoding: Mapping[str, Any]) -> DecodingOptions
         value = settings.pop(key, 1.0)
         if type(value) not in (int, float) or not 0 < value < math.inf:
             raise BundleError(f"{folder}: decoding.{key} must be a number above 0; run asr tune again")
-    if isinstance(settings.get("priors"), list):  # JSON has no tuples
-        settings["priors"] = tuple(settings["priors"])
     known = {option.name for option in fields(DecodingOptions)} - {"hotwords", "n_best"}
-    if unknown := sorted(set(settings) - known):
-        raise BundleError(
-            f"{folder}: unknown setting decoding.{unknown[0]}; upgrade asr or run asr tune again"
-        )
-    try:
-        return DecodingOptions(**settings)
+    for key in sorted(settings.keys() - known):
+        raise BundleError(f"{folder}: unknown setting decoding.{key}; upgrade asr or run asr tune again")
+    try:  # JSON has no tuples
+        return DecodingOptions(**{**settings, "priors": tuple(settings.get("priors", ()))})
     except (DecodingError, TypeError) as error:
         raise BundleError(f"{folder}: decoding.{error}; run asr tune again") from None
 
 
 @dataclass(frozen=True)
 class DecodedWord:
-    """A word and the tokens that spell it."""
+    """A word and its tokens."""
 
     text: str
     tokens: tuple[int, ...]
@@ -110,7 +99,7 @@ class DecodedWord:
 
 @dataclass(frozen=True)
 class BeamHypothesis:
-    """An entry of an n-best list; `ctc_score` is ln p_ctc, `word_score` the rest of the score."""
+    """Entry of an n-best list; `ctc_score` is ln p_ctc, `word_score` the rest of the score."""
 
     words: tuple[DecodedWord, ...]
     ctc_score: float
@@ -123,7 +112,7 @@ class BeamHypothesis:
 
     @property
     def score(self) -> float:
-        """Total score, by which n-best lists are sorted."""
+        """Total, by which n-best lists are sorted."""
         return self.ctc_score + self.word_score
 
 
@@ -140,18 +129,18 @@ class BeamDecoder:
         if lexicon is None and tokenizer.separator is None:
             raise DecodingError("tokens without a space among them, as phones, need a lexicon to make words")
         self.tokenizer = tokenizer
-        self._lm = lm
-        self._arrays = _NO_LM if lm is None else lm.arrays
-        self._open = lexicon is None
-        vocabulary = Vocabulary.of([]) if lm is None else lm.vocabulary
+        self._lm, self._open = lm, lexicon is None
+        self._arrays = lm.arrays if lm else _NO_LM
+        vocabulary = lm.vocabulary if lm else Vocabulary.of([])
         if lexicon is None:
             lexicon, ids = spell(vocabulary, tokenizer)
             self.several_spellings = False
         else:
-            ids = _find(lexicon.words, vocabulary)
+            id_of = {**dict(zip(vocabulary, itertools.count())), **dict.fromkeys(SPECIAL, UNKNOWN)}
+            ids = np.array([id_of.get(word, UNKNOWN) for word in lexicon.words], dtype=np.int64)
             self.several_spellings = len(set(lexicon.words)) < len(lexicon)
         self._lexicon, self._word_ids = lexicon, ids.astype(np.uint32)
-        self._trie = build_trie(lexicon, self._unigrams())
+        self._trie = build_trie(lexicon, self._unigrams(lm) if lm else np.zeros(len(lexicon)))
         self._homophones = int(np.diff(self._trie.nodes["first_entry"]).max(initial=1))
         self._graph = lru_cache(maxsize=8)(
             lambda hotwords: build_hotwords(hotwords, tokenizer, lexicon, self._open)
@@ -172,9 +161,6 @@ class BeamDecoder:
         self, posteriors: Iterable[np.ndarray], options: DecodingOptions = DecodingOptions(), threads: int = 1
     ) -> Iterator[list[BeamHypothesis]]:
         """Decode many utterances in parallel; `threads` does not change the results."""
-        if threads == 1:
-            yield from (self.decode(log_probs, options) for log_probs in posteriors)
-            return
         with ThreadPoolExecutor(threads) as pool:
             yield from pool.map(lambda log_probs: self.decode(log_probs, options), posteriors)
 
@@ -187,7 +173,7 @@ class BeamDecoder:
 
     def setup(self, options: DecodingOptions) -> Setup:
         """Models and options for the kernel."""
-        lm_weight = options.lm_weight * _LN10 if self._lm else 0.0
+        lm_weight = options.lm_weight * math.log(10) if self._lm else 0.0
         penalty = options.unknown_penalty if self._lm else 0.0
         kernel_options = KernelOptions(
             beam=options.beam,
@@ -221,36 +207,26 @@ class BeamDecoder:
             begin = end + 1
         return tuple(words)
 
-    def _unigrams(self) -> np.ndarray:
-        """The LM's log10 probability of each lexicon entry. Raises DecodingError."""
-        if self._lm is None:
-            return np.zeros(len(self._lexicon))
-        vocabulary = self._lm.vocabulary
-        unigrams = self._arrays.log_probs[1 : 1 + len(vocabulary)].astype(np.float64)
-        self._check_coverage(unigrams, vocabulary)
-        scores: np.ndarray = unigrams[self._word_ids]
-        return scores
-
-    def _check_coverage(self, unigrams: np.ndarray, vocabulary: Vocabulary) -> None:
+    def _unigrams(self, lm: NgramLM) -> np.ndarray:
+        """The LM's log10 probability of each lexicon entry. Raises DecodingError if few are in both."""
+        vocabulary = lm.vocabulary
         if len(vocabulary) == len(SPECIAL):
             raise DecodingError("the language model has no words")
+        unigrams = self._arrays.log_probs[1 : 1 + len(vocabulary)].astype(np.float64)
+        scores: np.ndarray = unigrams[self._word_ids]
         if self._open:
-            words = slice(len(SPECIAL), None)
-            likeliest = vocabulary[len(SPECIAL) + int(unigrams[words].argmax())]
-            covered = float(np.sum(10 ** unigrams[self._word_ids]) / np.sum(10 ** unigrams[words]))
-            cause = (
-                f"{100 * covered:.0f} % of its words can be spelt in the model's characters (it has "
-                f"{likeliest!r}, the model writes {self.tokenizer.units!r})"
-            )
+            words = unigrams[len(SPECIAL) :]
+            covered = float(np.sum(10**scores) / np.sum(10**words))
+            example = vocabulary[len(SPECIAL) + int(words.argmax())]
+            cause = f"of its words (the likeliest is {example!r}) can be spelt in {self.tokenizer.units!r}"
         else:
             known = self._word_ids != UNKNOWN
-            covered = float(np.mean(known)) if len(known) else 1.0
-            missing = self._lexicon.words[int(known.argmin())] if len(known) else ""
-            cause = f"it has {100 * covered:.0f} % of the lexicon's words (not {missing!r}, for one)"
+            covered = float(known.mean()) if len(known) else 1.0
+            cause = "of the lexicon's words are in it"
         if covered < MIN_COVERAGE:
-            raise DecodingError(
-                f"the language model does not fit: {cause}; train it on text in the same case"
-            )
+            cause = f"{100 * covered:.0f} % {cause}; train it on text in the same case"
+            raise DecodingError(f"the language model does not fit: {cause}")
+        return scores
 
 
 class BeamSearch:
@@ -307,13 +283,6 @@ class BeamSearch:
     def _best_nodes(self) -> np.ndarray:
         nodes: np.ndarray = kernel.trace(self._state.prefixes, self._base, self._state.beam[0]["prefix"])
         return nodes
-
-
-def _find(words: Iterable[str], vocabulary: Vocabulary) -> np.ndarray:
-    """LM ids of words, UNKNOWN for those outside the vocabulary."""
-    ids = dict(zip(vocabulary, itertools.count()))
-    ids.update(dict.fromkeys(SPECIAL, UNKNOWN))
-    return np.array([ids.get(word, UNKNOWN) for word in words], dtype=np.int64)
 
 
 def _divide(log_probs: np.ndarray, log_priors: np.ndarray) -> np.ndarray:

@@ -1,9 +1,9 @@
 """Hotwords: phrases to boost, followed all at once by an automaton (Aho & Corasick, 1975)."""
 
-import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain, islice, product
 from typing import NamedTuple
 
 import numpy as np
@@ -40,18 +40,10 @@ class Hotword:
 class HotwordGraph(NamedTuple):
     """The automaton of S states over symbols: tokens, and word ends."""
 
-    next_states: np.ndarray
-    """int32[S, symbols]"""
-    rewards: np.ndarray
-    """float64[S], for the phrases completed on arrival"""
-    lookahead: np.ndarray
-    """float64[S], share earned of the best partial phrase; for pruning only"""
-    word_ends: np.ndarray
-    """int32, symbol of the word end, by lexicon entry"""
-
-
-Pattern = tuple[tuple[int, ...], float]
-"""Symbols of one spelling of a phrase, and its whole reward."""
+    next_states: np.ndarray  # int32[S, symbols]
+    rewards: np.ndarray  # float64[S], for the phrases completed on arrival
+    lookahead: np.ndarray  # float64[S], share earned of the best partial phrase; for pruning only
+    word_ends: np.ndarray  # int32, symbol of the word end, by lexicon entry
 
 
 def build_hotwords(
@@ -63,58 +55,53 @@ def build_hotwords(
     its own word-end symbol, so that homophones earn nothing.
     """
     word_ends = np.full(len(lexicon), WORD_END, dtype=np.int32)
-    patterns: list[Pattern] = []
+    patterns: list[tuple[list[int], float]] = []
     symbol_of: dict[str, int] = {}
     for hotword in hotwords:
-        phrase = _words(hotword, tokenizer, lexicon, open_vocabulary)
-        reward = hotword.boost * sum(map(len, phrase))
-        if open_vocabulary:
-            spelling = [token for word in phrase for token in (*tokenizer.encode(word), WORD_END)]
-            patterns.append((tuple(spelling), reward))
-            continue
+        try:
+            if open_vocabulary:
+                phrase = spellable(hotword.phrase, tokenizer).split()
+            else:
+                phrase = [known_form(word, lexicon.entries_of) for word in hotword.phrase.split()]
+            if not phrase:
+                raise DecodingError("is empty")
+        except (TextError, DecodingError) as error:
+            raise DecodingError(f"hotword {hotword.phrase!r}: {error}") from None
         spellings = []
         for word in phrase:
+            if open_vocabulary:
+                spellings.append([(*tokenizer.encode(word), WORD_END)])
+                continue
             entries = lexicon.entries_of[word]
             word_ends[entries] = symbol_of.setdefault(word, tokenizer.size + len(symbol_of))
             spellings.append(sorted({(*lexicon.spelling(entry), symbol_of[word]) for entry in entries}))
-        for parts in itertools.islice(itertools.product(*spellings), MAX_SPELLINGS):
-            patterns.append((tuple(itertools.chain.from_iterable(parts)), reward))
+        reward = hotword.boost * sum(map(len, phrase))
+        for parts in islice(product(*spellings), MAX_SPELLINGS):
+            patterns.append((list(chain.from_iterable(parts)), reward))
     return _automaton(patterns, tokenizer.size + len(symbol_of), word_ends)
 
 
-def _words(hotword: Hotword, tokenizer: Tokenizer, lexicon: Lexicon, open_vocabulary: bool) -> list[str]:
-    try:
-        if open_vocabulary:
-            return spellable(hotword.phrase, tokenizer).split()
-        phrase = [known_form(word, lexicon.entries_of) for word in hotword.phrase.split()]
-    except (TextError, DecodingError) as error:
-        raise DecodingError(f"hotword {hotword.phrase!r}: {error}") from None
-    if not phrase:
-        raise DecodingError(f"hotword {hotword.phrase!r} is empty")
-    return phrase
-
-
-def _automaton(patterns: Sequence[Pattern], symbols: int, word_ends: np.ndarray) -> HotwordGraph:
-    """Aho-Corasick automaton of `patterns` over `symbols` symbols; phrases begin where words do."""
+def _automaton(
+    patterns: Sequence[tuple[list[int], float]], symbols: int, word_ends: np.ndarray
+) -> HotwordGraph:
+    """Aho-Corasick automaton of phrases with their rewards; phrases begin where words do."""
     children: list[dict[int, int]] = [{}, {}]
-    completed, partial = [0.0, 0.0], [0.0, 0.0]
+    size = 2 + sum(len(pattern) for pattern, _ in patterns)
+    rewards, lookahead = np.zeros(size), np.zeros(size)
     for pattern, reward in patterns:
         node = BETWEEN
         for length, symbol in enumerate(pattern, start=1):
             if symbol not in children[node]:
                 children[node][symbol] = len(children)
                 children.append({})
-                completed.append(0.0)
-                partial.append(0.0)
             node = children[node][symbol]
             if length < len(pattern):
-                partial[node] = max(partial[node], reward * length / len(pattern))
-        completed[node] += reward
+                lookahead[node] = max(lookahead[node], reward * length / len(pattern))
+        rewards[node] += reward
 
-    rewards, lookahead = np.array(completed), np.array(partial)
+    rewards, lookahead = rewards[: len(children)], lookahead[: len(children)]
     next_states = np.zeros((len(children), symbols), dtype=np.int32)
-    next_states[INSIDE, np.append(word_ends, WORD_END)] = BETWEEN
-    next_states[BETWEEN] = next_states[INSIDE]
+    next_states[:2, np.append(word_ends, WORD_END)] = BETWEEN
     failures = {child: int(next_states[INSIDE, symbol]) for symbol, child in children[BETWEEN].items()}
     nodes = [BETWEEN]
     for node in nodes:  # breadth first, so that a node's failure state is complete
@@ -124,8 +111,7 @@ def _automaton(patterns: Sequence[Pattern], symbols: int, word_ends: np.ndarray)
             rewards[node] += rewards[failure]
             lookahead[node] = max(lookahead[node], lookahead[failure])
         for symbol, child in children[node].items():
-            if node != BETWEEN:
-                failures[child] = int(next_states[node, symbol])  # still the failure's
+            failures.setdefault(child, int(next_states[node, symbol]))  # still the failure's
             next_states[node, symbol] = child
             nodes.append(child)
     return HotwordGraph(next_states, rewards, lookahead, word_ends)

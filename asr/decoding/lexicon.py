@@ -4,6 +4,7 @@ import sys
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,8 +44,7 @@ class Lexicon:
 
     def spelling(self, index: int) -> list[int]:
         """Token ids of one entry."""
-        spelling: list[int] = self.tokens[self.offsets[index] : self.offsets[index + 1]].tolist()
-        return spelling
+        return list(map(int, self.tokens[self.offsets[index] : self.offsets[index + 1]]))
 
     @cached_property
     def entries_of(self) -> dict[str, list[int]]:
@@ -67,25 +67,21 @@ def spell(vocabulary: Vocabulary, tokenizer: Tokenizer) -> tuple[Lexicon, np.nda
     letters = np.frombuffer(vocabulary.text.tobytes().decode().encode("utf-32-le"), dtype=np.uint32)
     token_of = np.zeros(sys.maxunicode + 1, dtype=np.int32)
     for token, unit in enumerate(tokenizer.units, start=1):
-        token_of[ord(unit)] = 0 if unit == " " else token  # a space would end the word
+        token_of[ord(unit)] = token if unit != " " else 0  # a space would end the word
     tokens = token_of[letters]
     begins_letter = (vocabulary.text & 0xC0) != 0x80
     offsets = _count_before(begins_letter)[vocabulary.offsets]
     lengths, unspelt = np.diff(offsets), np.diff(_count_before(tokens == 0)[offsets])
     kept = (unspelt == 0) & (lengths > 0)
     kept[: len(SPECIAL)] = False
-    lexicon = Lexicon(
-        words=vocabulary.take(kept),
-        tokens=tokens[np.repeat(kept, lengths)],
-        offsets=np.concatenate(([0], np.cumsum(lengths[kept]))),
-    )
+    kept_offsets = np.concatenate(([0], np.cumsum(lengths[kept])))
+    lexicon = Lexicon(vocabulary.take(kept), tokens[np.repeat(kept, lengths)], kept_offsets)
     return lexicon, np.flatnonzero(kept)
 
 
 def _count_before(marks: np.ndarray) -> np.ndarray:
     """Number of marks before each position: `bool[n]` -> `int[n + 1]`."""
-    counts: np.ndarray = np.concatenate(([0], np.cumsum(marks, dtype=np.int32)))
-    return counts
+    return np.append(np.int32(0), np.cumsum(marks, dtype=np.int32))
 
 
 def read_lexicon(path: Path, tokenizer: Tokenizer) -> Lexicon:
@@ -108,10 +104,11 @@ def read_lexicon(path: Path, tokenizer: Tokenizer) -> Lexicon:
         entries[word, tuple(ids[token] for token in tokens)] = None
     if not entries:
         raise DecodingError(f"{path}: the lexicon is empty")
+    spellings = [spelling for _, spelling in entries]
     return Lexicon(
         words=[word for word, _ in entries],
-        tokens=np.array([token for _, spelling in entries for token in spelling], dtype=np.int32),
-        offsets=np.cumsum([0, *(len(spelling) for _, spelling in entries)]),
+        tokens=np.array(list(chain.from_iterable(spellings)), dtype=np.int32),
+        offsets=np.cumsum([0, *map(len, spellings)]),
     )
 
 
@@ -161,16 +158,14 @@ def build_trie(lexicon: Lexicon, scores: np.ndarray) -> Trie:
     order = np.argsort(table.view(row)[:, 0], kind="stable") if depth else np.arange(0)
     table, lengths, scores = table[order], lengths[order], scores[order]
 
-    top = float(scores.max()) if len(scores) else 0.0
-    levels = [np.array([(0, 0, 0, top)], dtype=TRIE_NODE)]
+    levels = [np.array([(0, 0, 0, scores.max() if len(scores) else 0.0)], dtype=TRIE_NODE)]
     parents = [np.array([-1], dtype=np.int32)]
     count = 1
     node_of = np.zeros(len(lexicon), dtype=np.int32)  # node that each row has reached
     for column in range(depth):
         rows = np.flatnonzero(lengths > column)
         parent, token = node_of[rows], table[rows, column]
-        first = np.ones(len(rows), dtype=bool)
-        first[1:] = (parent[1:] != parent[:-1]) | (token[1:] != token[:-1])
+        first = np.append(True, (parent[1:] != parent[:-1]) | (token[1:] != token[:-1]))
         starts = np.flatnonzero(first)
         node_of[rows] = count - 1 + np.cumsum(first)
         level = np.zeros(len(starts), dtype=TRIE_NODE)

@@ -6,8 +6,7 @@ no word ends for longer, all is kept until one does.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -22,39 +21,28 @@ SETTLE = 250
 """Frames: 40 s and 10 s at 40 ms per frame."""
 
 
-@dataclass(frozen=True)
-class AlignedTokens:
+class AlignedTokens(NamedTuple):
     """Tokens, the words in them, and their alignment with the frames since the last commit."""
 
     tokens: Sequence[int]
     spans: Sequence[Span]
     alignment: Alignment
 
-    def final(self, limit: int, separator: int | None) -> int:
-        """Number of leading words that are complete and end by frame `limit`."""
-        count = 0
-        for _, _, after in self.spans:
-            closed = separator is None or after < len(self.tokens)
-            if not closed or self.alignment.ends[after - 1] > limit:
-                break
-            count += 1
-        return count
-
 
 class Search(Protocol):
-    """A decoding method; `frames` are the posteriors since the last commit."""
+    """A decoding method; `frames` are the posteriors since the last commit.
 
-    def advance(self, log_probs: np.ndarray) -> None:
-        """Process the next posteriors."""
+    `best` returns the best words so far. `commit` makes the first `words` of them final and forgets this many
+    frames. `finish` returns the best words at the end, and the n-best list with scores of the whole recording.
+    """
 
-    def best(self, frames: np.ndarray) -> AlignedTokens:
-        """The best words so far."""
+    def advance(self, log_probs: np.ndarray) -> None: ...
 
-    def commit(self, words: int, frames: int) -> None:
-        """Make the first words of `best` final and forget this many frames."""
+    def best(self, frames: np.ndarray) -> AlignedTokens: ...
 
-    def finish(self, frames: np.ndarray) -> tuple[AlignedTokens, list[Alternative]]:
-        """The best words at the end, and the n-best list with scores of the whole recording."""
+    def commit(self, words: int, frames: int) -> None: ...
+
+    def finish(self, frames: np.ndarray) -> tuple[AlignedTokens, list[Alternative]]: ...
 
 
 class Stream:
@@ -96,37 +84,33 @@ class Stream:
     def _commit(self) -> None:
         frames = self._gather()
         aligned = self._search.best(frames)
-        limit = len(frames) - SETTLE
-        words = aligned.final(limit, self._separator)
-        if words or all(token == self._separator for token in aligned.tokens):
+        tokens, ends = aligned.tokens, aligned.alignment.ends
+        words, limit = 0, len(frames) - SETTLE
+        for _, _, after in aligned.spans:  # words are final if complete and old enough
+            if (self._separator is not None and after == len(tokens)) or ends[after - 1] > limit:
+                break
+            words += 1
+        if words or all(token == self._separator for token in tokens):
             self._append(frames, aligned, words)
             if words:
-                limit = int(aligned.alignment.ends[aligned.spans[words - 1][2] - 1])
-            self._search.commit(words, limit)
-            self._frames = frames[limit:].copy()
-            self._count -= limit
-            self._forgotten += limit
+                limit = int(ends[aligned.spans[words - 1][2] - 1])
         else:
-            self._search.commit(0, 0)
+            limit = 0
+        self._search.commit(words, limit)
+        self._frames = frames[limit:].copy()
+        self._count -= limit
+        self._forgotten += limit
         self._due = max(LOOK_BACK, 2 * self._count)
 
     def _gather(self) -> np.ndarray:
-        self._frames = np.concatenate([self._frames, *self._fresh])
-        self._fresh = []
+        self._frames, self._fresh = np.concatenate([self._frames, *self._fresh]), []
         return self._frames
 
     def _append(self, frames: np.ndarray, aligned: AlignedTokens, words: int) -> None:
         """Append the first words. All are timed, as confidences depend on the neighbours."""
-        timed = time_words(
-            frames,
-            aligned.tokens,
-            aligned.alignment,
-            aligned.spans,
-            self._frame_seconds,
-            self._forgotten,
-            self._temperature,
-        )
-        self._words += timed[:words]
+        tokens, spans, alignment = aligned
+        settings = self._frame_seconds, self._forgotten, self._temperature
+        self._words += time_words(frames, tokens, alignment, spans, *settings)[:words]
 
 
 class GreedySearch:

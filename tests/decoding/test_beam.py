@@ -225,7 +225,7 @@ def test_a_word_cut_short_is_left_out_where_the_vocabulary_is_closed() -> None:
         ("AB 5", False, "'AB 5': .*'5' in '5'"),
         ("...", False, "no word"),
         ("AB BA", True, "'AB BA': .* lacks 'BA'"),
-        (" ", True, "' ' is empty"),
+        (" ", True, "' ': is empty"),
     ],
 )
 def test_hotwords_that_cannot_be_spelt(hotword: str, closed: bool, message: str) -> None:
@@ -247,7 +247,7 @@ def test_a_language_model_in_another_case_is_refused() -> None:
     likeliest = max(("the", "of"), key=lambda word: lm.arrays.log_probs[1 + lm.word_id(word)])
     with pytest.raises(DecodingError, match=rf"0 % of its words .*'{likeliest}'.*ABC.*same case"):
         BeamDecoder(Tokenizer(), lm)
-    with pytest.raises(DecodingError, match=r"0 % of the lexicon's words .*'A'.*same case"):
+    with pytest.raises(DecodingError, match=r"0 % of the lexicon's words .*same case"):
         BeamDecoder(LETTERS, lm, LETTER_LEXICON)
 
 
@@ -280,7 +280,7 @@ def test_posteriors_that_do_not_fit() -> None:
         ({"n_best": 0}, "n_best must be a whole number from 1, not 0"),
         ({"beam": 2.5}, "beam must be a whole number from 1, not 2.5"),
         ({"beam_threshold": 0.0}, "beam_threshold must be more than 0"),
-        ({"lm_weight": float("nan")}, "lm_weight must be 0 or more"),
+        ({"lm_weight": float("nan")}, "lm_weight must be a number from 0"),
         ({"word_bonus": float("inf")}, "word_bonus must be a number"),
         ({"priors": (float("nan"),)}, "priors must be numbers"),
     ],
