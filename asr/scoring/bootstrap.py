@@ -54,8 +54,8 @@ def interval(
     if len(scores) < 2 or not any(length for _, length in values.values()):
         return None
     unit, sums = _sums_by_unit(scores, values)
-    low, high = np.percentile(_resample(sums, seed, replicates), [2.5, 97.5])
-    return Interval(float(low), float(high), unit, len(sums))
+    low, high = np.percentile(_resample(sums, seed, replicates), [2.5, 97.5]).tolist()
+    return Interval(low, high, unit, len(sums))
 
 
 def compare(a: Sequence[UtteranceScore], b: Sequence[UtteranceScore], seed: int = 0) -> Comparison:
@@ -69,9 +69,9 @@ def compare(a: Sequence[UtteranceScore], b: Sequence[UtteranceScore], seed: int 
     values = {s.id: (others[s.id].words.errors - s.words.errors, s.words.length) for s in a}
     _, sums = _sums_by_unit(a, values)
     rates = _resample(sums, seed, REPLICATES)
-    low, high = np.percentile(rates, [2.5, 97.5])
+    low, high = np.percentile(rates, [2.5, 97.5]).tolist()
     difference, length = sums.sum(axis=0)
-    return Comparison(float(difference / length), float(low), float(high), float((rates < 0).mean()))
+    return Comparison(float(difference / length), low, high, float((rates < 0).mean()))
 
 
 def _sums_by_unit(
@@ -92,13 +92,10 @@ def _resample(sums: np.ndarray, seed: int, replicates: int) -> np.ndarray:
 
     Replicates without reference words have no rate and are left out.
     """
-    random = np.random.default_rng(seed)
-    units = len(sums)
+    random, units = np.random.default_rng(seed), len(sums)
     block = max(1, _DRAWS_AT_ONCE // units)
-    blocks = [
-        sums[random.integers(units, size=(min(block, replicates - start), units))].sum(axis=1)
-        for start in range(0, replicates, block)
-    ]
-    errors, lengths = np.concatenate(blocks).T
+    sizes = [min(block, replicates - start) for start in range(0, replicates, block)]
+    draws = [sums[random.integers(units, size=(size, units))].sum(axis=1) for size in sizes]
+    errors, lengths = np.concatenate(draws).T
     rates: np.ndarray = errors[lengths > 0] / lengths[lengths > 0]
     return rates

@@ -31,8 +31,12 @@ class JudgedWord:
 
 @dataclass(frozen=True)
 class Quality:
-    """Share of correct words, mean confidence, expected calibration error (Guo et al. 2017) and normalised
-    cross entropy (Siu & Gish 1999: 1 is perfect, 0 no better than `accuracy` alone). NaN if undefined."""
+    """Quality of confidences; NaN if undefined.
+
+    `accuracy` is the share of correct words, `confidence` the mean, `calibration_error` the expected
+    calibration error (Guo et al. 2017), `cross_entropy` normalised (Siu & Gish 1999): 1 is perfect, 0 no
+    better than `accuracy` alone.
+    """
 
     words: int
     accuracy: float
@@ -67,15 +71,12 @@ def measure(words: Sequence[JudgedWord], bins: int = BINS) -> Quality:
     confidence, correct = _arrays(words)
     bin_of = np.minimum((confidence * bins).astype(np.int64), bins - 1)
     gaps = np.bincount(bin_of, weights=correct - confidence, minlength=bins)
-    accuracy = float(correct.mean())
-    entropy = _cross_entropy(np.full(len(words), accuracy), correct)
-    return Quality(
-        words=len(words),
-        accuracy=accuracy,
-        confidence=float(confidence.mean()),
-        calibration_error=float(np.abs(gaps).sum() / len(words)),
-        cross_entropy=1 - _cross_entropy(confidence, correct) / entropy if 0 < accuracy < 1 else math.nan,
-    )
+    accuracy, cross_entropy = float(correct.mean()), math.nan
+    if 0 < accuracy < 1:
+        baseline = _cross_entropy(np.full(len(words), accuracy), correct)
+        cross_entropy = 1 - _cross_entropy(confidence, correct) / baseline
+    error = float(np.abs(gaps).sum() / len(words))
+    return Quality(len(words), accuracy, float(confidence.mean()), error, cross_entropy)
 
 
 def fit_temperature(words: Sequence[JudgedWord]) -> float:
@@ -117,11 +118,11 @@ def cross_fit(words: Sequence[JudgedWord], folds: int = FOLDS) -> CrossFit:
         raise AsrError("calibration: needs at least two speakers, one to fit on and one to report on")
     count = min(folds, len(groups))
     fold_of = {group: i % count for i, group in enumerate(groups)}
-    temperatures, held_out = [], []
+    temperatures: list[float] = []
+    held_out: list[JudgedWord] = []
     for fold in range(count):
-        temperature = fit_temperature([word for word in words if fold_of[word.group] != fold])
-        temperatures.append(temperature)
-        held_out += at_temperature([word for word in words if fold_of[word.group] == fold], temperature)
+        temperatures.append(fit_temperature([word for word in words if fold_of[word.group] != fold]))
+        held_out += at_temperature([w for w in words if fold_of[w.group] == fold], temperatures[-1])
     return CrossFit(fit_temperature(words), tuple(temperatures), measure(held_out))
 
 

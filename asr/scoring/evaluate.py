@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from asr import console, manifest
 from asr.errors import AsrError, ManifestError, UsageError
@@ -41,8 +41,7 @@ class Problem:
     reason: str
 
 
-@dataclass(frozen=True)
-class SpeakerScore:
+class SpeakerScore(NamedTuple):
     """Counts summed over the utterances of one speaker."""
 
     speaker: str
@@ -107,13 +106,8 @@ class Report:
             "processing_seconds": round(self.processing_seconds, 3),
             "real_time_factor": _number(self.real_time_factor),
             "speakers": [
-                {
-                    "speaker": s.speaker,
-                    "utterances": s.utterances,
-                    "wer": _row(s.words),
-                    "cer": _row(s.characters),
-                }
-                for s in self.speakers
+                {"speaker": name, "utterances": count, "wer": _row(words), "cer": _row(characters)}
+                for name, count, words, characters in self.speakers
             ],
             "problems": [asdict(problem) for problem in self.problems],
         }
@@ -125,7 +119,7 @@ class Report:
 
 def _row(counts: Counts, confidence: Interval | None = None) -> dict[str, Any]:
     row = {"rate": _number(counts.rate), "errors": counts.errors, "length": counts.length, **asdict(counts)}
-    return row if confidence is None else {**row, "interval": asdict(confidence)}
+    return {**row, "interval": asdict(confidence)} if confidence else row
 
 
 def _number(value: float) -> float | None:
@@ -140,15 +134,9 @@ def summarize(
     processing_seconds: float = 0.0,
 ) -> Report:
     """Report on scored utterances, with 95 % intervals and the quality of the confidences."""
-    return Report(
-        scores=tuple(scores),
-        problems=tuple(problems),
-        word_interval=interval(scores, lambda s: s.words),
-        character_interval=interval(scores, lambda s: s.characters),
-        confidence=measure(judged),
-        audio_seconds=audio_seconds,
-        processing_seconds=processing_seconds,
-    )
+    intervals = interval(scores, lambda s: s.words), interval(scores, lambda s: s.characters)
+    quality = measure(judged)
+    return Report(tuple(scores), tuple(problems), *intervals, quality, audio_seconds, processing_seconds)
 
 
 def evaluate(
@@ -176,8 +164,7 @@ def evaluate_utterances(
     scores: list[UtteranceScore] = []
     problems: list[Problem] = []
     judged: list[JudgedWord] = []
-    audio_seconds = 0.0
-    begin = time.perf_counter()
+    audio_seconds, begin = 0.0, time.perf_counter()
     length = sum(u.duration for u in utterances)
     with console.progress(title, length, show=progress) as update:
         sources = (source_of(u) for u in utterances)
@@ -199,7 +186,7 @@ def read_all(manifests: Sequence[Path]) -> list[Utterance]:
         for utterance in manifest.read(path):
             if utterance.id in utterances:
                 raise ManifestError(
-                    f"{path}: id {utterance.id!r} is also in another manifest; evaluate them one by one"
+                    f"{path}: id {utterance.id!r} is also in another manifest; evaluate one by one"
                 )
             utterances[utterance.id] = utterance
     return list(utterances.values())

@@ -6,8 +6,8 @@ from pathlib import Path
 from textwrap import indent
 from typing import TYPE_CHECKING
 
-from rich.cells import cell_len, set_cell_size
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from asr.errors import AsrError
@@ -37,10 +37,24 @@ def print_report(report: Report, console: Console | None = None, worst: int = 5,
             ("CER", report.characters, report.character_interval),
         )
     ]
-    _print(console, _table(("", "rate", "95 % interval", *_COUNTS, "reference"), rows, console.width))
-    _print(console, _summary(report))
-    if report.speakers:
-        _print(console, "\n" + _speakers(report, speakers, console.width))
+    _print_table(console, ("", "rate", "95 % interval", *_COUNTS, "reference"), rows)
+    total = len(report.scores) + len(report.problems)
+    hours, seconds = report.audio_seconds / 3600, report.processing_seconds
+    factor = _number(report.real_time_factor, 4)
+    _print(console, f"{len(report.scores)} of {total} utterances scored")
+    _print(console, f"{hours:.2f} h of audio in {seconds:.1f} s: real-time factor {factor}")
+    _print_interval(console, report)
+    if report.confidence.words:
+        _print(console, quality_line(report.confidence))
+    if found := report.speakers:
+        rows = [
+            (r.speaker, str(r.utterances), _rate(r.words.rate), _rate(r.characters.rate), *_columns(r.words))
+            for r in found[:speakers]
+        ]
+        _print(console, "")
+        _print_table(console, ("speaker", "utt.", "WER, %", "CER, %", *_COUNTS, "words"), rows)
+        if len(found) > speakers:
+            _print(console, f"speakers with a lower WER, not shown: {len(found) - speakers}")
     for s in report.worst(worst):
         spoken_by = f", speaker {s.speaker}" if s.speaker is not None else ""
         title = f"\n{s.id}{spoken_by}: word errors {s.words.errors}, words {s.words.length}"
@@ -61,27 +75,17 @@ def print_robustness(result: Robustness, console: Console | None = None) -> None
         word_rate = _rate(words.rate), _span(report.word_interval)
         character_rate = _rate(characters.rate), _span(report.character_interval)
         rows.append((condition.name, *word_rate, *character_rate, *_columns(words)[1:4]))
-    header = ("", "WER, %", "95 %", "CER, %", "95 %", "sub", "del", "ins")
-    _print(console, _table(header, rows, console.width))
+    _print_table(console, ("", "WER, %", "95 %", "CER, %", "95 %", "sub", "del", "ins"), rows)
     clean = result.reports[CLEAN]
     total = len(clean.scores) + len(clean.problems)
-    summary = f"{len(clean.scores)} of {total} utterances scored when clean, {clean.words.length} words"
-    if any(condition.snr is not None for condition in result.reports):
-        summary += f"; noise: {result.noise}, seed {result.seed}"
-    _print(console, summary)
-    if line := interval_line(clean):
-        _print(console, line)
+    noisy = any(condition.snr is not None for condition in result.reports)
+    noise = f"; noise: {result.noise}, seed {result.seed}" if noisy else ""
+    scored = f"{len(clean.scores)} of {total} utterances scored when clean"
+    _print(console, f"{scored}, {clean.words.length} words{noise}")
+    _print_interval(console, clean)
     for condition, report in result.reports.items():
         for p in report.problems:
             _print(console, f"could not be scored: {condition.name}: {p.id}: {p.reason}", "bold red")
-
-
-def interval_line(report: Report) -> str:
-    """Unit of the bootstrap in one line; empty without intervals."""
-    if (span := report.word_interval) is None:
-        return ""
-    rough = span.unit == "speaker" and span.units < FEW_SPEAKERS
-    return f"interval: bootstrap over {span.units} {span.unit}s" + "; rough with so few speakers" * rough
 
 
 def quality_line(quality: Quality) -> str:
@@ -92,42 +96,21 @@ def quality_line(quality: Quality) -> str:
     )
 
 
-def _summary(report: Report) -> str:
-    total = len(report.scores) + len(report.problems)
-    lines = [
-        f"{len(report.scores)} of {total} utterances scored",
-        f"{report.audio_seconds / 3600:.2f} h of audio in {report.processing_seconds:.1f} s: "
-        f"real-time factor {_number(report.real_time_factor, 4)}",
-        interval_line(report),
-        quality_line(report.confidence) if report.confidence.words else "",
-    ]
-    return "\n".join(line for line in lines if line)
+def _print_interval(console: Console, report: Report) -> None:
+    if span := report.word_interval:
+        rough = "; rough with so few speakers" if span.unit == "speaker" and span.units < FEW_SPEAKERS else ""
+        _print(console, f"interval: bootstrap over {span.units} {span.unit}s{rough}")
 
 
-def _speakers(report: Report, limit: int, width: int) -> str:
-    rows = [
-        (r.speaker, str(r.utterances), _rate(r.words.rate), _rate(r.characters.rate), *_columns(r.words))
-        for r in report.speakers
-    ]
-    table = _table(("speaker", "utt.", "WER, %", "CER, %", *_COUNTS, "words"), rows[:limit], width)
-    hidden = len(rows) - limit
-    return table + (f"\nspeakers with a lower WER, not shown: {hidden}" if hidden > 0 else "")
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> str:
-    """Columns two spaces apart, the first aligned left. A name too long for `width` gets its own line."""
-    numbers = [max(map(len, column)) for column in zip(*(row[1:] for row in (header, *rows)), strict=True)]
-    room = width - sum(numbers) - 2 * len(numbers)
-    names = [" ".join(row[0].split()) for row in (header, *rows)]
-    first = max((cell_len(name) for name in names if cell_len(name) <= room), default=0)
-    lines = []
-    for name, row in zip(names, (header, *rows), strict=True):
-        if cell_len(name) > room:
-            lines.append(name)
-            name = ""
-        cells = (f"  {cell:>{size}}" for cell, size in zip(row[1:], numbers, strict=True))
-        lines.append(set_cell_size(name, first) + "".join(cells))
-    return "\n".join(lines)
+def _print_table(console: Console, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Columns two spaces apart, the first aligned left and folded where it is too long."""
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="")
+    table.add_column(header[0], overflow="fold")
+    for name in header[1:]:
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    console.print(table, markup=False, highlight=False, emoji=False)
 
 
 def _print(console: Console, text: str, style: str = "") -> None:
@@ -153,7 +136,7 @@ def _number(value: float, digits: int) -> str:
 
 
 def _span(span: Interval | None, dash: str = "-") -> str:
-    return "n/a" if span is None else f"{100 * span.low:.2f}{dash}{100 * span.high:.2f}"
+    return f"{100 * span.low:.2f}{dash}{100 * span.high:.2f}" if span else "n/a"
 
 
 def check_plot() -> None:
@@ -168,12 +151,9 @@ def plot(systems: Mapping[str, Robustness], png: Path) -> None:
     """Plot the WER of systems, by name, against SNR and tempo, with intervals."""
     from matplotlib.figure import Figure
 
-    results = list(systems.values())
-    panels = []
-    if any(c.snr is not None for c in results[0].reports):
-        panels.append(f"SNR, dB ({results[0].noise} noise)")
-    if not panels or any(c.tempo != 1 for c in results[0].reports):
-        panels.append("tempo")
+    first = next(iter(systems.values()))
+    noisy, paced = any(c.snr is not None for c in first.reports), any(c.tempo != 1 for c in first.reports)
+    panels = [f"SNR, dB ({first.noise} noise)"] * noisy + ["tempo"] * (paced or not noisy)
     figure = Figure(figsize=(5.5 * len(panels), 4), layout="constrained")
     for axes, label in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         for number, (name, result) in enumerate(systems.items()):
@@ -187,14 +167,20 @@ def plot(systems: Mapping[str, Robustness], png: Path) -> None:
 
 def _draw(axes: "Axes", colour: str, name: str, result: Robustness, by_tempo: bool) -> None:
     """Curve over tempo, or over SNR with the rate on clean speech as a dotted line."""
-    points = sorted(
-        (c.tempo if c.snr is None else c.snr, 100 * report.words.rate, report.word_interval)
-        for c, report in result.reports.items()
+    reports = {
+        c.tempo if c.snr is None else c.snr: r
+        for c, r in result.reports.items()
         if (c.snr is None) == by_tempo
-    )
-    places, rates = [p[0] for p in points], [p[1] for p in points]
-    spans = [(0.0, 0.0) if i is None else (rate - 100 * i.low, 100 * i.high - rate) for _, rate, i in points]
-    below, above = ([max(0.0, span[side]) for span in spans] for side in (0, 1))
+    }
+    places = sorted(reports)
+    rates = [100 * reports[place].words.rate for place in places]
+    spans = [reports[place].word_interval for place in places]
+    below = [
+        max(0.0, rate - 100 * span.low) if span else 0.0 for rate, span in zip(rates, spans, strict=True)
+    ]
+    above = [
+        max(0.0, 100 * span.high - rate) if span else 0.0 for rate, span in zip(rates, spans, strict=True)
+    ]
     axes.errorbar(places, rates, [below, above], color=colour, marker="o", capsize=3, label=name)
     axes.set_xticks(places)
     if not by_tempo:

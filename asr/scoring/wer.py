@@ -57,14 +57,15 @@ def score(id: str, reference: str, hypothesis: str, speaker: str | None = None) 
 
     With an empty reference every word of the hypothesis is an insertion.
     """
-    reference, hypothesis = (" ".join(text.split()) for text in (reference, hypothesis))
-    words = _counts(jiwer.process_words(reference, hypothesis))
-    characters = _counts(jiwer.process_characters(reference, hypothesis))
+    reference, hypothesis = " ".join(reference.split()), " ".join(hypothesis.split())
+    words, characters = (
+        Counts(output.hits, output.substitutions, output.deletions, output.insertions)
+        for output in (
+            jiwer.process_words(reference, hypothesis),
+            jiwer.process_characters(reference, hypothesis),
+        )
+    )
     return UtteranceScore(id, speaker, reference, hypothesis, words, characters)
-
-
-def _counts(output: jiwer.WordOutput | jiwer.CharacterOutput) -> Counts:
-    return Counts(output.hits, output.substitutions, output.deletions, output.insertions)
 
 
 def total(counts: Iterable[Counts]) -> Counts:
@@ -76,8 +77,7 @@ def align(reference: str, hypothesis: str, width: int = 100) -> str:
     """Three lines REF, HYP and error marks (S, D, I), in blocks of at most `width` columns."""
     output = jiwer.process_words(" ".join(reference.split()), " ".join(hypothesis.split()))
     picture = jiwer.visualize_alignment(output, show_measures=False, skip_correct=False, line_width=width)
-    lines = picture.splitlines()[2:]  # without jiwer's headline
-    return "\n".join(line.rstrip() for line in lines)
+    return "\n".join(line.rstrip() for line in picture.splitlines()[2:])  # without jiwer's headline
 
 
 def write_details(path: Path, scores: Sequence[UtteranceScore]) -> None:
