@@ -4,7 +4,7 @@ CTC states follow Graves et al. (2006): state 2i + 1 is token i, even states are
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,8 +20,7 @@ Span = tuple[str, int, int]
 """A word, the index of its first token, and of the one after its last."""
 
 
-@dataclass(frozen=True)
-class Alignment:
+class Alignment(NamedTuple):
     """Token i spans frames `starts[i]` to `ends[i]` (exclusive); all other frames are blank.
 
     `peaks[i]` is its highest log posterior there, `score` the log-probability of the path.
@@ -32,11 +31,16 @@ class Alignment:
     peaks: np.ndarray
     score: float
 
-    @classmethod
-    def empty(cls) -> "Alignment":
-        """Alignment of no tokens."""
-        nothing = np.zeros(0, dtype=np.int64)
-        return cls(nothing, nothing, np.zeros(0), 0.0)
+
+NO_ALIGNMENT = Alignment(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), np.zeros(0), 0.0)
+
+
+class AlignedTokens(NamedTuple):
+    """Tokens, the words in them, and their alignment with frames; tokens outside words are separators."""
+
+    tokens: Sequence[int]
+    spans: Sequence[Span]
+    alignment: Alignment
 
 
 def align(log_probs: np.ndarray, tokens: Sequence[int]) -> Alignment:
@@ -45,7 +49,7 @@ def align(log_probs: np.ndarray, tokens: Sequence[int]) -> Alignment:
     Takes O(T L) time for L tokens, and O(sqrt(T) L) memory if T L is large: scores are kept at checkpoints
     and the backpointers between them computed twice. Raises DecodingError if no path emits the tokens.
     """
-    labels = np.full(2 * len(tokens) + 1, BLANK, dtype=np.int64)
+    labels = np.full(2 * len(tokens) + 1, BLANK)
     labels[1::2] = tokens
     _check(log_probs, labels[1::2])
     log_probs = np.ascontiguousarray(np.maximum(log_probs, FLOOR), dtype=np.float32)
@@ -68,8 +72,8 @@ def align_words(
     if not words:
         return ()
     tokens, spans = join_words(words, separator)
-    alignment = align(log_probs, tokens)
-    return time_words(log_probs, tokens, alignment, spans, frame_seconds, temperature=temperature)
+    aligned = AlignedTokens(tokens, spans, align(log_probs, tokens))
+    return time_words(log_probs, aligned, frame_seconds, temperature=temperature)
 
 
 def join_words(
@@ -90,14 +94,12 @@ def join_words(
 
 def time_words(
     log_probs: np.ndarray,
-    tokens: Sequence[int],
-    alignment: Alignment,
-    spans: Sequence[Span],
+    aligned: AlignedTokens,
     frame_seconds: float,
     offset: int = 0,
     temperature: float = 1.0,
 ) -> tuple[Word, ...]:
-    """Times and confidences of the words `spans` in aligned tokens; tokens outside words are separators.
+    """Times and confidences of aligned words.
 
     `log_probs` begin at frame `offset` of the recording. A word lasts from its first token to its last. Its
     probability p is that of its tokens, summed over all CTC alignments within the frames between its
@@ -106,12 +108,10 @@ def time_words(
     temperature T. At T = 1 that is a geometric mean over tokens, not a calibrated probability;
     asr.scoring.calibration fits T.
     """
+    tokens, spans, alignment = aligned
     words = np.array([span[1:] for span in spans], dtype=np.int64).reshape(-1, 2)
-    frames = np.ascontiguousarray(log_probs, dtype=np.float32)
-    peaks = np.minimum(alignment.peaks, 0)
-    ids = np.array(tokens, dtype=np.int64)
-    means = _score_words(frames, ids, alignment.starts, alignment.ends, peaks, words)
-    confidences = np.exp(np.minimum(means, 0) / temperature)
+    frames, ids = np.ascontiguousarray(log_probs, dtype=np.float32), np.array(tokens, dtype=np.int64)
+    confidences = np.exp(np.minimum(_score_words(frames, ids, alignment, words), 0) / temperature)
     starts = (offset + alignment.starts[words[:, 0]]) * frame_seconds
     ends = (offset + alignment.ends[words[:, 1] - 1]) * frame_seconds
     texts = [text for text, _, _ in spans]
@@ -198,14 +198,10 @@ def _trace(moves: np.ndarray, state: int, path: np.ndarray) -> int:
 
 @compiled
 def _score_words(
-    log_probs: np.ndarray,
-    tokens: np.ndarray,
-    starts: np.ndarray,
-    ends: np.ndarray,
-    peaks: np.ndarray,
-    words: np.ndarray,
+    log_probs: np.ndarray, tokens: np.ndarray, alignment: Alignment, words: np.ndarray
 ) -> np.ndarray:
     """Mean log-probability per token of each word `int64[W, 2]`: `float64[W]`."""
+    starts, ends, peaks, _ = alignment
     means = np.empty(len(words))
     for i in range(len(words)):
         first, last = words[i]
@@ -213,9 +209,9 @@ def _score_words(
         end = starts[last] if last < len(tokens) else len(log_probs)
         score, count = _forward(log_probs[begin:end], tokens[first:last]), last - first
         if first > (words[i - 1, 1] if i > 0 else 0):
-            score, count = score + peaks[first - 1], count + 1
+            score, count = score + min(peaks[first - 1], 0), count + 1
         if last < (words[i + 1, 0] if i + 1 < len(words) else len(tokens)):
-            score, count = score + peaks[last], count + 1
+            score, count = score + min(peaks[last], 0), count + 1
         means[i] = score / count
     return means
 

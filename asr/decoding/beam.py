@@ -52,9 +52,7 @@ class DecodingOptions:
     word_bonus: float = option("added to the score for each word", 0.0)
     unknown_penalty: float = option("added for each word outside the language model", -6.0)
     prior_weight: float = option("divide posteriors by token priors to this power (Miao et al., 2015)", 0.0)
-    priors: tuple[float, ...] = option(
-        "log prior of each token, blank first, as asr tune estimates them", (), hidden=True
-    )
+    priors: tuple[float, ...] = option("log prior of each token, blank first, by asr tune", (), hidden=True)
     hotwords: tuple[Hotword, ...] = option("words and phrases to boost", (), hidden=True)
     n_best: int = option("most hypotheses to return", 1, hidden=True)
 
@@ -197,12 +195,11 @@ class BeamDecoder:
 
     def words(self, tokens: np.ndarray, entries: np.ndarray) -> tuple[DecodedWord, ...]:
         """Split tokens `int32[n]` into words where `entries` end them; an unfinished word is left out."""
-        words = []
-        begin = 0
+        words, begin = [], 0
         for end in np.flatnonzero(entries != NO_WORD).tolist():
             spelling = tokens[begin : end + (self.tokenizer.separator is None)].tolist()
-            entry = entries[end]
-            text = self._lexicon.words[entry] if entry >= 0 else self.tokenizer.decode(spelling)
+            known = entries[end] >= 0
+            text = self._lexicon.words[entries[end]] if known else self.tokenizer.decode(spelling)
             words.append(DecodedWord(text, tuple(spelling)))
             begin = end + 1
         return tuple(words)
@@ -236,10 +233,10 @@ class BeamSearch:
         self._decoder, self._n_best = decoder, options.n_best
         self._setup = decoder.setup(options)
         self._log_priors = options.prior_weight * np.array(options.priors, dtype=np.float32)
-        if options.prior_weight and not options.priors:
-            raise DecodingError("there are no priors to weigh; run asr tune first")
-        if self._log_priors.any() and len(self._log_priors) != decoder.tokenizer.size:
-            raise DecodingError(f"{len(self._log_priors)} priors do not fit {decoder.tokenizer.size} tokens")
+        if options.prior_weight and len(options.priors) != decoder.tokenizer.size:
+            raise DecodingError(
+                f"{len(options.priors)} priors do not fit {decoder.tokenizer.size} tokens; run asr tune first"
+            )
         self._state = kernel.start(decoder.begin_state)
         self._base = 0  # prefix of the committed words
 
@@ -247,7 +244,9 @@ class BeamSearch:
         """Process the next log-probabilities `float[T, V]`. Raises DecodingError as `check_posteriors`."""
         check_posteriors(log_probs, self._decoder.tokenizer)
         if self._log_priors.any():
-            log_probs = _divide(log_probs, self._log_priors)
+            log_probs = log_probs.astype(np.float32) - self._log_priors
+            log_probs -= log_probs.max(axis=1, keepdims=True)
+            log_probs -= np.log(np.exp(log_probs).sum(axis=1, keepdims=True))
         frames = np.ascontiguousarray(log_probs, dtype=np.float32)
         self._state = kernel.advance(frames, self._state, self._setup)
 
@@ -283,11 +282,3 @@ class BeamSearch:
     def _best_nodes(self) -> np.ndarray:
         nodes: np.ndarray = kernel.trace(self._state.prefixes, self._base, self._state.beam[0]["prefix"])
         return nodes
-
-
-def _divide(log_probs: np.ndarray, log_priors: np.ndarray) -> np.ndarray:
-    """Subtract `float[V]` from log-probabilities `float[T, V]` and renormalise each frame."""
-    scaled = log_probs.astype(np.float32) - log_priors
-    scaled -= scaled.max(axis=1, keepdims=True)
-    scaled -= np.log(np.exp(scaled).sum(axis=1, keepdims=True))
-    return scaled

@@ -4,7 +4,7 @@ from itertools import groupby
 
 import numpy as np
 
-from asr.decoding.align import Alignment, Span, time_words
+from asr.decoding.align import NO_ALIGNMENT, AlignedTokens, Alignment, Span, time_words
 from asr.decoding.types import Hypothesis, check_posteriors
 from asr.text import BLANK, Tokenizer
 
@@ -17,34 +17,33 @@ def greedy(
     Times and confidences are those of `time_words`. Raises DecodingError as `check_posteriors`.
     """
     check_posteriors(log_probs, tokenizer)
-    tokens, alignment = best_path(log_probs)
-    spans = word_spans(tokens, tokenizer)
-    words = time_words(log_probs, tokens, alignment, spans, frame_seconds, temperature=temperature)
-    return Hypothesis(words, alignment.score)
+    aligned = best_words(log_probs, tokenizer)
+    words = time_words(log_probs, aligned, frame_seconds, temperature=temperature)
+    return Hypothesis(words, aligned.alignment.score)
 
 
-def best_path(log_probs: np.ndarray) -> tuple[list[int], Alignment]:
-    """Tokens of the most probable path through `float[T, V]`, and their alignment."""
+def best_words(log_probs: np.ndarray, tokenizer: Tokenizer) -> AlignedTokens:
+    """Tokens and words of the most probable path through `float[T, V]`.
+
+    With named units (phones), each token is a word.
+    """
     if len(log_probs) == 0:
-        return [], Alignment.empty()
-    path = log_probs.argmax(axis=1)
-    path_log_probs = log_probs.max(axis=1)
+        return AlignedTokens([], [], NO_ALIGNMENT)
+    path, path_log_probs = log_probs.argmax(axis=1), log_probs.max(axis=1)
     starts = np.flatnonzero(np.concatenate(([True], path[1:] != path[:-1])))
     ends = np.append(starts[1:], len(path))
     peaks = np.maximum.reduceat(path_log_probs, starts)
     kept = path[starts] != BLANK
     alignment = Alignment(starts[kept], ends[kept], peaks[kept], float(path_log_probs.sum()))
-    return path[starts[kept]].tolist(), alignment
-
-
-def word_spans(tokens: list[int], tokenizer: Tokenizer) -> list[Span]:
-    """Words between separators; with named units (phones), each token is a word."""
+    tokens: list[int] = path[starts[kept]].tolist()
     if not isinstance(tokenizer.units, str):
-        return [(tokenizer.decode([token]), i, i + 1) for i, token in enumerate(tokens)]
-    spans = []
+        return AlignedTokens(
+            tokens, [(tokenizer.decode([k]), i, i + 1) for i, k in enumerate(tokens)], alignment
+        )
+    spans: list[Span] = []
     for is_space, run in groupby(enumerate(tokens), key=lambda item: item[1] == tokenizer.separator):
         if not is_space:
             indices = [index for index, _ in run]
             first, last = indices[0], indices[-1] + 1
             spans.append((tokenizer.decode(tokens[first:last]), first, last))
-    return spans
+    return AlignedTokens(tokens, spans, alignment)

@@ -18,11 +18,8 @@ WORD_END = 0
 INSIDE, BETWEEN = 0, 1
 """States without any partial phrase: inside a word, and where a phrase may begin."""
 
-NO_HOTWORDS = 2
-"""Number of states of an automaton without phrases."""
-
-MAX_SPELLINGS = 64
-"""Spellings followed per phrase."""
+NO_HOTWORDS = 2  # states of an automaton without phrases
+MAX_SPELLINGS = 64  # followed per phrase
 
 
 @dataclass(frozen=True)
@@ -81,13 +78,11 @@ def build_hotwords(
     return _automaton(patterns, tokenizer.size + len(symbol_of), word_ends)
 
 
-def _automaton(
-    patterns: Sequence[tuple[list[int], float]], symbols: int, word_ends: np.ndarray
-) -> HotwordGraph:
+def _automaton(patterns: list[tuple[list[int], float]], symbols: int, word_ends: np.ndarray) -> HotwordGraph:
     """Aho-Corasick automaton of phrases with their rewards; phrases begin where words do."""
     children: list[dict[int, int]] = [{}, {}]
     size = 2 + sum(len(pattern) for pattern, _ in patterns)
-    rewards, lookahead = np.zeros(size), np.zeros(size)
+    earned, partial = np.zeros(size), np.zeros(size)
     for pattern, reward in patterns:
         node = BETWEEN
         for length, symbol in enumerate(pattern, start=1):
@@ -96,20 +91,19 @@ def _automaton(
                 children.append({})
             node = children[node][symbol]
             if length < len(pattern):
-                lookahead[node] = max(lookahead[node], reward * length / len(pattern))
-        rewards[node] += reward
+                partial[node] = max(partial[node], reward * length / len(pattern))
+        earned[node] += reward
 
-    rewards, lookahead = rewards[: len(children)], lookahead[: len(children)]
+    rewards, lookahead = earned[: len(children)], partial[: len(children)]
     next_states = np.zeros((len(children), symbols), dtype=np.int32)
     next_states[:2, np.append(word_ends, WORD_END)] = BETWEEN
     failures = {child: int(next_states[INSIDE, symbol]) for symbol, child in children[BETWEEN].items()}
     nodes = [BETWEEN]
     for node in nodes:  # breadth first, so that a node's failure state is complete
         if node != BETWEEN:
-            failure = failures[node]
-            next_states[node] = next_states[failure]
-            rewards[node] += rewards[failure]
-            lookahead[node] = max(lookahead[node], lookahead[failure])
+            next_states[node] = next_states[failures[node]]
+            rewards[node] += rewards[failures[node]]
+            lookahead[node] = max(lookahead[node], lookahead[failures[node]])
         for symbol, child in children[node].items():
             failures.setdefault(child, int(next_states[node, symbol]))  # still the failure's
             next_states[node, symbol] = child

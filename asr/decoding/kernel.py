@@ -11,14 +11,12 @@ For each frame, `advance`
 1. keeps the blank, and the tokens within `beam_threshold` of the best and among the `token_top_k` best;
 2. makes one candidate per hypothesis that adds no token (`repeat_or_blank`), and one per token and word end
    that the trie allows (`extend`). A finished word is scored by the LM and the hotwords. A word in progress
-   gets a lookahead, which counts for pruning only: the best unigram below its trie node (LM lookahead), plus
-   what the best partial hotword has earned;
+   gets a lookahead, for pruning only: the best unigram below its trie node and its best partial hotword;
 3. prunes to the `beam` best candidates within `beam_threshold` of the best (`prune_to_beam`);
 4. enters them into the tree as the next beam (`_fill_beam`);
 5. recombines, if only the best text is wanted (`_recombine`): prefixes with equal trie node, LM state, last
-   token and hotword state have the same future, so all but the best are dropped, which frees the beam for
-   others. A prefix stays while it still gives probability to a longer one in the beam, or receives more than
-   a little from a shorter one. Spellings of one word are then not summed; the best is taken.
+   token and hotword state have the same future, so all but the best are dropped. A prefix stays while it
+   gives probability to a longer one in the beam, or receives more than a little from a shorter one.
 
 `finish` ends the last word and the sentence. `commit` makes a prefix final for streams of any length.
 """
@@ -35,15 +33,9 @@ from asr.jit import compiled, kernel
 from asr.lm.ngram import END, UNKNOWN, NgramArrays, score_word
 from asr.text import BLANK
 
-NEGLIGIBLE = 3.0
-"""A shorter prefix less likely by this (natural log) adds little to a longer one."""
-
-OFF_TRIE = -1
-"""Trie node of a prefix whose last word has left the trie."""
-
-NO_WORD = -1
-UNKNOWN_WORD = -2
-"""Entries outside the lexicon: no word ends here; a word outside the lexicon ends here."""
+NEGLIGIBLE = 3.0  # a shorter prefix less likely by this (natural log) adds little to a longer one
+OFF_TRIE = -1  # trie node of a prefix whose last word has left the trie
+NO_WORD, UNKNOWN_WORD = -1, -2  # entries outside the lexicon: no word ends; a word outside it ends
 
 PREFIX = np.dtype(
     [
@@ -260,7 +252,8 @@ def repeat_or_blank(frame: Frame) -> float:
             label = hypothesis.label + frame.log_probs[prefix.token]
         if prefix.parent >= 0 and frame.prefixes[prefix.parent].slot >= 0:
             parent = frame.prefixes[prefix.parent]
-            before = _total_before(frame.beam[parent.slot], parent.token, prefix.token)
+            shorter = frame.beam[parent.slot]
+            before = shorter.blank if prefix.token == parent.token else shorter.total
             label = log_add(label, before + frame.log_probs[prefix.token])
         candidate = frame.candidates[slot]
         candidate.prefix, candidate.token = hypothesis.prefix, BLANK
@@ -295,7 +288,8 @@ def extend(frame: Frame, slot: int, found: int, limit: float) -> tuple[int, floa
     for token in frame.tokens:
         if hypothesis.total + frame.log_probs[token] + bound < limit:
             break  # the remaining tokens are less likely
-        log_prob = _total_before(hypothesis, prefix.token, token) + frame.log_probs[token]
+        before = hypothesis.blank if token == prefix.token else hypothesis.total  # a repeat follows a blank
+        log_prob = before + frame.log_probs[token]
         node = prefix.trie_node
         if node != OFF_TRIE:
             node = find_child(trie.nodes, node, token)
@@ -307,14 +301,6 @@ def extend(frame: Frame, slot: int, found: int, limit: float) -> tuple[int, floa
             for i in range(*entry_range(trie, node)):
                 found, limit = _add(frame, start, token, trie.entries[i], ROOT, log_prob, busy, found, limit)
     return found, limit
-
-
-@kernel
-def _total_before(hypothesis: Any, last: int, token: int) -> float:
-    """Log-probability of the alignments that `token` can follow: a repeat needs a blank between."""
-    if token == last:
-        return hypothesis.blank
-    return hypothesis.total
 
 
 @kernel
@@ -449,12 +435,8 @@ def _is_dominated(beam: np.ndarray, slot: int, prefixes: np.ndarray, table: np.n
     while table[at] >= 0:
         other = beam[table[at]]
         same = prefixes[other.prefix]
-        if (
-            same.trie_node == prefix.trie_node
-            and same.lm_state == prefix.lm_state
-            and same.token == prefix.token
-            and same.hot_state == prefix.hot_state
-        ):
+        words_agree = same.trie_node == prefix.trie_node and same.lm_state == prefix.lm_state
+        if words_agree and same.token == prefix.token and same.hot_state == prefix.hot_state:
             lead = same.score - prefix.score
             return bool(other.blank + lead >= hypothesis.blank and other.label + lead >= hypothesis.label)
         at = (at + 1) & (len(table) - 1)
@@ -467,10 +449,9 @@ def _is_isolated(beam: np.ndarray, slot: int, prefixes: np.ndarray) -> bool:
     """Test that a hypothesis gets little from a shorter one and gives nothing to a longer one."""
     node = beam[slot].prefix
     parent = prefixes[node].parent
-    if parent >= 0 and prefixes[parent].slot >= 0:
-        from_parent = beam[prefixes[parent].slot].total
-        if from_parent > beam[slot].total - NEGLIGIBLE:
-            return False
+    above = prefixes[parent].slot if parent >= 0 else -1
+    if above >= 0 and beam[above].total > beam[slot].total - NEGLIGIBLE:
+        return False
     return not has_child_in_beam(prefixes, node)
 
 
@@ -515,14 +496,13 @@ def add_child(
     child = find_prefix(prefixes, node, token, entry)
     if child >= 0:
         return child, count
-    score, lookahead, lm_state, hot_state = score_extension(prefixes, node, token, entry, trie_node, setup)
     prefix = prefixes[count]
+    prefix.score, prefix.lookahead, prefix.lm_state, prefix.hot_state = score_extension(
+        prefixes, node, token, entry, trie_node, setup
+    )
     prefix.parent, prefix.token, prefix.entry, prefix.trie_node = node, token, entry, trie_node
-    prefix.lm_state, prefix.hot_state = lm_state, hot_state
-    prefix.score, prefix.lookahead = score, lookahead
-    prefix.slot = -1
+    prefix.slot, prefix.cached_entry = -1, NO_WORD
     prefix.first_child, prefix.next_sibling = -1, prefixes[node].first_child
-    prefix.cached_entry = NO_WORD
     prefixes[node].first_child = count
     return count, count + 1
 

@@ -30,10 +30,7 @@ TRIE_NODE = np.dtype(
 
 @dataclass(frozen=True)
 class Lexicon:
-    """Entry i spells `words[i]` as `tokens[offsets[i]:offsets[i + 1]]`.
-
-    A word may have several spellings, and a spelling several words (homophones).
-    """
+    """Entry i spells `words[i]` as `tokens[offsets[i]:offsets[i + 1]]`; words and spellings may repeat."""
 
     words: Sequence[str] | Vocabulary
     tokens: np.ndarray
@@ -66,15 +63,14 @@ def spell(vocabulary: Vocabulary, tokenizer: Tokenizer) -> tuple[Lexicon, np.nda
     """
     letters = np.frombuffer(vocabulary.text.tobytes().decode().encode("utf-32-le"), dtype=np.uint32)
     token_of = np.zeros(sys.maxunicode + 1, dtype=np.int32)
-    for token, unit in enumerate(tokenizer.units, start=1):
-        token_of[ord(unit)] = token if unit != " " else 0  # a space would end the word
+    token_of[[ord(unit) for unit in tokenizer.units]] = np.arange(1, tokenizer.size)
+    token_of[ord(" ")] = 0  # would end the word
     tokens = token_of[letters]
-    begins_letter = (vocabulary.text & 0xC0) != 0x80
-    offsets = _count_before(begins_letter)[vocabulary.offsets]
+    offsets = _count_before((vocabulary.text & 0xC0) != 0x80)[vocabulary.offsets]  # bytes that begin a letter
     lengths, unspelt = np.diff(offsets), np.diff(_count_before(tokens == 0)[offsets])
     kept = (unspelt == 0) & (lengths > 0)
     kept[: len(SPECIAL)] = False
-    kept_offsets = np.concatenate(([0], np.cumsum(lengths[kept])))
+    kept_offsets = np.append(0, np.cumsum(lengths[kept]))
     lexicon = Lexicon(vocabulary.take(kept), tokens[np.repeat(kept, lengths)], kept_offsets)
     return lexicon, np.flatnonzero(kept)
 
@@ -91,17 +87,17 @@ def read_lexicon(path: Path, tokenizer: Tokenizer) -> Lexicon:
     entry; LanguageModelError if it cannot be read.
     """
     entries: dict[tuple[str, tuple[int, ...]], None] = {}  # without duplicates, in order
-    ids = {unit: index for index, unit in enumerate(tokenizer.units, start=1)}
+    ids = {unit: index for index, unit in enumerate(tokenizer.units, start=1) if unit != " "}
     for number, line in enumerate(read_lines(path), start=1):
         if not line.strip():
             continue
-        word, _, spelling = line.partition("\t") if "\t" in line else line.partition(" ")
-        if not word or word.split() != [word]:
+        word, _, spelling = line.partition("\t" if "\t" in line else " ")
+        if word.split() != [word]:
             raise DecodingError(f"{path}:{number}: expected WORD, a tab and its tokens, not {line[:60]!r}")
-        tokens = spelling.split() or list(word)
-        if unknown := [token for token in tokens if token not in ids or token == " "]:
-            raise DecodingError(f"{path}:{number}: {word}: the model has no token {unknown[0]!r}")
-        entries[word, tuple(ids[token] for token in tokens)] = None
+        try:
+            entries[word, tuple(ids[token] for token in spelling.split() or word)] = None
+        except KeyError as error:
+            raise DecodingError(f"{path}:{number}: {word}: the model has no token {error}") from None
     if not entries:
         raise DecodingError(f"{path}: the lexicon is empty")
     spellings = [spelling for _, spelling in entries]
@@ -136,14 +132,10 @@ def known_form(word: str, lexicon: Container[str]) -> str:
 
 
 class Trie(NamedTuple):
-    """The spellings of a lexicon as a prefix tree.
+    """The spellings of a lexicon as a prefix tree."""
 
-    `nodes` are in breadth-first order from the root, with a sentinel at the end; `entries` are lexicon
-    indices, sorted by node.
-    """
-
-    nodes: np.ndarray
-    entries: np.ndarray
+    nodes: np.ndarray  # TRIE_NODE, breadth first from the root, with a sentinel at the end
+    entries: np.ndarray  # lexicon indices, sorted by node
 
 
 def build_trie(lexicon: Lexicon, scores: np.ndarray) -> Trie:
@@ -159,8 +151,7 @@ def build_trie(lexicon: Lexicon, scores: np.ndarray) -> Trie:
     table, lengths, scores = table[order], lengths[order], scores[order]
 
     levels = [np.array([(0, 0, 0, scores.max() if len(scores) else 0.0)], dtype=TRIE_NODE)]
-    parents = [np.array([-1], dtype=np.int32)]
-    count = 1
+    parents, count = [np.array([-1], dtype=np.int32)], 1
     node_of = np.zeros(len(lexicon), dtype=np.int32)  # node that each row has reached
     for column in range(depth):
         rows = np.flatnonzero(lengths > column)
@@ -173,11 +164,9 @@ def build_trie(lexicon: Lexicon, scores: np.ndarray) -> Trie:
         levels.append(level)
         parents.append(parent[starts])
         count += len(starts)
-
     nodes = np.concatenate([*levels, np.zeros(1, dtype=TRIE_NODE)])
-    numbers = np.arange(count + 1, dtype=np.int32)
+    by_node, numbers = np.argsort(node_of, kind="stable"), np.arange(count + 1, dtype=np.int32)
     nodes["first_child"] = np.searchsorted(np.concatenate(parents), numbers)
-    by_node = np.argsort(node_of, kind="stable")
     nodes["first_entry"] = np.searchsorted(node_of[by_node], numbers)
     return Trie(nodes, order[by_node].astype(np.int32))
 
@@ -185,13 +174,12 @@ def build_trie(lexicon: Lexicon, scores: np.ndarray) -> Trie:
 @kernel
 def find_child(nodes: np.ndarray, node: int, token: int) -> int:
     """The child of `node` by `token`; -1 if there is none."""
-    low, high = nodes[node].first_child, nodes[node + 1].first_child
+    low, end = nodes[node].first_child, nodes[node + 1].first_child
+    high = end
     while low < high:
         middle = (low + high) >> 1
         if nodes[middle].token < token:
             low = middle + 1
         else:
             high = middle
-    if low < nodes[node + 1].first_child and nodes[low].token == token:
-        return low
-    return -1
+    return low if low < end and nodes[low].token == token else -1

@@ -5,14 +5,13 @@ and the posteriors of committed words forgotten. Recordings up to LOOK_BACK fram
 no word ends for longer, all is kept until one does.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
 
-from asr.decoding.align import Alignment, Span, align, join_words, time_words
+from asr.decoding.align import NO_ALIGNMENT, AlignedTokens, Alignment, Span, align, join_words, time_words
 from asr.decoding.beam import BeamSearch
-from asr.decoding.greedy import best_path, word_spans
+from asr.decoding.greedy import best_words
 from asr.decoding.types import Alternative, Hypothesis, Word, check_posteriors
 from asr.text import Tokenizer, ctc_frames_needed
 
@@ -21,19 +20,11 @@ SETTLE = 250
 """Frames: 40 s and 10 s at 40 ms per frame."""
 
 
-class AlignedTokens(NamedTuple):
-    """Tokens, the words in them, and their alignment with the frames since the last commit."""
-
-    tokens: Sequence[int]
-    spans: Sequence[Span]
-    alignment: Alignment
-
-
 class Search(Protocol):
     """A decoding method; `frames` are the posteriors since the last commit.
 
-    `best` returns the best words so far. `commit` makes the first `words` of them final and forgets this many
-    frames. `finish` returns the best words at the end, and the n-best list with scores of the whole recording.
+    `best` returns the best words so far. `commit` makes the first `words` of them final and forgets `frames`
+    frames. `finish` returns the best words at the end, and the n-best list of the whole recording.
     """
 
     def advance(self, log_probs: np.ndarray) -> None: ...
@@ -90,11 +81,10 @@ class Stream:
             if (self._separator is not None and after == len(tokens)) or ends[after - 1] > limit:
                 break
             words += 1
-        if words or all(token == self._separator for token in tokens):
+        if words:
             self._append(frames, aligned, words)
-            if words:
-                limit = int(ends[aligned.spans[words - 1][2] - 1])
-        else:
+            limit = int(ends[aligned.spans[words - 1][2] - 1])
+        elif any(token != self._separator for token in tokens):
             limit = 0
         self._search.commit(words, limit)
         self._frames = frames[limit:].copy()
@@ -108,9 +98,8 @@ class Stream:
 
     def _append(self, frames: np.ndarray, aligned: AlignedTokens, words: int) -> None:
         """Append the first words. All are timed, as confidences depend on the neighbours."""
-        tokens, spans, alignment = aligned
-        settings = self._frame_seconds, self._forgotten, self._temperature
-        self._words += time_words(frames, tokens, alignment, spans, *settings)[:words]
+        timed = time_words(frames, aligned, self._frame_seconds, self._forgotten, self._temperature)
+        self._words += timed[:words]
 
 
 class GreedySearch:
@@ -125,8 +114,7 @@ class GreedySearch:
         self._score += float(log_probs.max(axis=1).sum())
 
     def best(self, frames: np.ndarray) -> AlignedTokens:
-        tokens, alignment = best_path(frames)
-        return AlignedTokens(tokens, word_spans(tokens, self._tokenizer), alignment)
+        return best_words(frames, self._tokenizer)
 
     def commit(self, words: int, frames: int) -> None:
         pass
@@ -173,7 +161,7 @@ class AlignedBeamSearch:
 def _align(frames: np.ndarray, tokens: list[int], spans: list[Span]) -> AlignedTokens:
     """Align tokens, evenly spread if they need more frames than the committed words have left."""
     if not tokens:
-        return AlignedTokens(tokens, spans, Alignment.empty())
+        return AlignedTokens(tokens, spans, NO_ALIGNMENT)
     if ctc_frames_needed(tokens) <= len(frames):
         return AlignedTokens(tokens, spans, align(frames, tokens))
     edges = np.linspace(0, len(frames), len(tokens) + 1).astype(np.int64)

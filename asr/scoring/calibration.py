@@ -7,6 +7,7 @@ decoded words, without decoding again.
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import jiwer
 import numpy as np
@@ -22,7 +23,7 @@ _CLIP = 1e-7
 
 @dataclass(frozen=True)
 class JudgedWord:
-    """Confidence of a recognised word and its correctness; `group` is the speaker."""
+    """Confidence and correctness of a recognised word; `group` is the speaker."""
 
     confidence: float
     correct: bool
@@ -45,10 +46,8 @@ class Quality:
     cross_entropy: float
 
 
-@dataclass(frozen=True)
-class CrossFit:
-    """Temperature fitted to all words; `calibrated` is measured on each fold at the temperature fitted to the
-    other folds."""
+class CrossFit(NamedTuple):
+    """Temperature fitted to all words, and quality of each fold at the temperature of the other folds."""
 
     temperature: float
     fold_temperatures: tuple[float, ...]
@@ -82,8 +81,8 @@ def measure(words: Sequence[JudgedWord], bins: int = BINS) -> Quality:
 def fit_temperature(words: Sequence[JudgedWord]) -> float:
     """Temperature T that minimises the cross entropy of c ** (1 / T).
 
-    The cross entropy is convex in 1 / T, so the root of its derivative is bisected. Raises AsrError if there
-    is no minimum, because all words are correct or all are wrong.
+    It is convex in 1 / T, so the root of its derivative is bisected. Raises AsrError if there is no minimum,
+    because all words are correct or all are wrong.
     """
     confidence, correct = _arrays(words)
     if correct.all() or not correct.any():
@@ -96,10 +95,8 @@ def fit_temperature(words: Sequence[JudgedWord]) -> float:
     low, high = math.log(1e-3), math.log(1e3)  # bounds of log(1 / T)
     for _ in range(60):
         middle = (low + high) / 2
-        if of_correct > (of_wrong / np.expm1(np.minimum(of_wrong * math.exp(middle), 700))).sum():
-            high = middle
-        else:
-            low = middle
+        too_high = of_correct > (of_wrong / np.expm1(np.minimum(of_wrong * math.exp(middle), 700))).sum()
+        low, high = (low, middle) if too_high else (middle, high)
     return math.exp(-(low + high) / 2)
 
 
@@ -116,11 +113,10 @@ def cross_fit(words: Sequence[JudgedWord], folds: int = FOLDS) -> CrossFit:
     groups = sorted({word.group for word in words})
     if len(groups) < 2:
         raise AsrError("calibration: needs at least two speakers, one to fit on and one to report on")
-    count = min(folds, len(groups))
-    fold_of = {group: i % count for i, group in enumerate(groups)}
+    fold_of = {group: i % min(folds, len(groups)) for i, group in enumerate(groups)}
     temperatures: list[float] = []
     held_out: list[JudgedWord] = []
-    for fold in range(count):
+    for fold in range(min(folds, len(groups))):
         temperatures.append(fit_temperature([word for word in words if fold_of[word.group] != fold]))
         held_out += at_temperature([w for w in words if fold_of[w.group] == fold], temperatures[-1])
     return CrossFit(fit_temperature(words), tuple(temperatures), measure(held_out))

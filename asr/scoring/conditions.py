@@ -7,6 +7,7 @@ of utterances, on other conditions, batches or threads. At every SNR an utteranc
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
@@ -28,8 +29,7 @@ from asr.scoring.evaluate import EvaluateOptions, Report, evaluate_utterances
 Noise = Callable[[Utterance, int, np.random.Generator], np.ndarray]
 """(utterance, samples, generator) -> `float32[samples]` of noise at any level. Raises AudioError."""
 
-TALKERS = 6
-"""Utterances in babble noise."""
+TALKERS = 6  # utterances in babble noise
 
 SILENT = 1e-12
 """Mean power below this is silence: -120 dB of full scale (16-bit rounding has -101 dB)."""
@@ -58,8 +58,9 @@ CLEAN = Condition()
 
 def conditions(snrs: Sequence[float] = (), tempos: Sequence[float] = ()) -> list[Condition]:
     """Clean speech, each SNR, and each tempo without noise, without duplicates."""
-    noisy, paced = (Condition(snr=snr) for snr in snrs), (Condition(tempo=tempo) for tempo in tempos)
-    return list(dict.fromkeys([CLEAN, *noisy, *paced]))
+    return list(
+        dict.fromkeys([CLEAN, *(Condition(snr) for snr in snrs), *(Condition(tempo=t) for t in tempos)])
+    )
 
 
 @dataclass(frozen=True)
@@ -116,24 +117,20 @@ def apply_condition(
     Reading may raise AudioError, also if noise is asked for and the recording is silent.
     """
     recording = file_source(utterance.audio_filepath)
-    if condition == CLEAN:
-        return recording
-    return Source(_altered(recording, utterance, condition, noise, seed), recording.name)
 
+    def altered() -> Iterator[np.ndarray]:
+        samples = np.concatenate([block[:, 0] for block in recording.blocks])
+        if condition.tempo != 1:
+            samples = change_tempo(samples, condition.tempo)
+        if condition.snr is not None:
+            if noise is None:
+                raise AudioError(f"{recording.name}: no noise is given for {condition.name}")
+            digest = hashlib.sha256(utterance.id.encode("utf-8", "surrogatepass")).digest()
+            random = np.random.default_rng([seed, int.from_bytes(digest[:16], "big")])
+            samples = mix(samples, noise(utterance, len(samples), random), condition.snr, recording.name)
+        yield samples[:, None]
 
-def _altered(
-    recording: Source, utterance: Utterance, condition: Condition, noise: Noise | None, seed: int
-) -> Iterator[np.ndarray]:
-    samples = np.concatenate([block[:, 0] for block in recording.blocks])
-    if condition.tempo != 1:
-        samples = change_tempo(samples, condition.tempo)
-    if condition.snr is not None:
-        if noise is None:
-            raise AudioError(f"{recording.name}: no noise is given for {condition.name}")
-        digest = hashlib.sha256(utterance.id.encode("utf-8", "surrogatepass")).digest()
-        random = np.random.default_rng([seed, int.from_bytes(digest[:16], "big")])
-        samples = mix(samples, noise(utterance, len(samples), random), condition.snr, recording.name)
-    yield samples[:, None]
+    return recording if condition == CLEAN else Source(altered(), recording.name)
 
 
 def find_noise(name: str, utterances: Sequence[Utterance]) -> Noise:
@@ -163,8 +160,8 @@ def mix(speech: np.ndarray, noise: np.ndarray, snr: float, name: str = "audio") 
     for kind, found in zip(("recording", "noise for it"), powers, strict=True):
         if found < SILENT:
             raise AudioError(f"{name}: the {kind} is silent, so the signal-to-noise ratio is undefined")
-    gain = np.sqrt(powers[0] / powers[1]) * 10 ** (-snr / 20)
-    mixed: np.ndarray = speech + np.float32(gain) * (noise - noise.mean(dtype=np.float64).astype(np.float32))
+    gain = np.float32(np.sqrt(powers[0] / powers[1]) * 10 ** (-snr / 20))
+    mixed: np.ndarray = speech + gain * (noise - noise.mean(dtype=np.float64).astype(np.float32))
     return mixed
 
 
@@ -185,9 +182,8 @@ def babble(utterances: Sequence[Utterance]) -> Noise:
 
     def noise(utterance: Utterance, samples: int, random: np.random.Generator) -> np.ndarray:
         others = [u for u in everyone if u.id != utterance.id]
-        strangers = [u for u in others if u.speaker != utterance.speaker]
-        if strangers and utterance.speaker is not None:
-            others = strangers
+        if utterance.speaker is not None:
+            others = [u for u in others if u.speaker != utterance.speaker] or others
         total, talkers = np.zeros(samples, dtype=np.float32), 0
         for index in random.permutation(len(others)):
             try:
@@ -256,12 +252,10 @@ def change_tempo(samples: np.ndarray, tempo: float) -> np.ndarray:
     frame.sample_rate = SAMPLE_RATE
     graph.push(frame)
     graph.push(None)
-    parts = []
-    while True:
-        try:
+    parts: list[np.ndarray] = []
+    with suppress(av.BlockingIOError, av.EOFError):
+        while True:
             parts.append(graph.pull().to_ndarray()[0])
-        except (av.BlockingIOError, av.EOFError):
-            break
     changed: np.ndarray = np.concatenate(parts)[: round(len(samples) / tempo)]
     return changed
 

@@ -4,7 +4,9 @@ import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from rapidfuzz.distance import Levenshtein
@@ -37,12 +39,8 @@ class TuneOptions:
     search_beam: int = option("widest beam while searching", 100, least=1)
 
 
-@dataclass(frozen=True)
-class Tuning:
-    """Result of a search: the best options and their word `errors` on `words` words.
-
-    `trials` are (lm_weight, word_bonus, word errors with a beam of at most `search_beam`).
-    """
+class Tuning(NamedTuple):
+    """The best options, their word errors on `words` words, and (lm_weight, word_bonus, errors) of trials."""
 
     options: DecodingOptions
     errors: int
@@ -76,19 +74,20 @@ class Development:
 def tune(development: Development, start: DecodingOptions, options: TuneOptions) -> Tuning:
     """Search the lm_weight and word_bonus with the fewest word errors (pattern search; Hooke & Jeeves 1961).
 
-    The prior weight is chosen first. Steps are halved when none of them improves. Every trial decodes anew:
-    rescoring n-best lists would be cheaper, but n-best search does not recombine prefixes, and its best
-    weights are not those of the search for a single text.
+    The prior weight is chosen first. Steps are halved when none of them improves. Every trial decodes anew,
+    as n-best search does not recombine prefixes, so that its best weights are others.
     """
-    narrow = choose_priors(development, replace(start, beam=min(start.beam, options.search_beam)), options)
-    tried: dict[tuple[float, float], int] = {}
+    narrow = replace(start, beam=min(start.beam, options.search_beam), priors=_priors(development.posteriors))
+    weighted = [replace(narrow, prior_weight=weight) for weight in options.prior_weights]
+    narrow = min(weighted, key=development.errors)
 
-    def errors(weights: tuple[float, float]) -> int:
-        if weights not in tried:
-            trial = replace(narrow, lm_weight=weights[0], word_bonus=weights[1])
-            tried[weights] = development.errors(trial)
-        return tried[weights]
+    @cache
+    def errors(lm_weight: float, word_bonus: float) -> int:
+        trial = development.errors(replace(narrow, lm_weight=lm_weight, word_bonus=word_bonus))
+        trials.append((lm_weight, word_bonus, trial))
+        return trial
 
+    trials: list[tuple[float, float, int]] = []
     best, halved = (start.lm_weight, start.word_bonus), 0
     while halved <= HALVINGS:
         lm_step, bonus_step = (step / 2**halved for step in FIRST_STEPS)
@@ -96,40 +95,33 @@ def tune(development: Development, start: DecodingOptions, options: TuneOptions)
             (round(max(0.0, best[0] + a * lm_step), 3), round(best[1] + b * bonus_step, 3))
             for a, b in DIRECTIONS
         ]
-        winner = min([best, *near], key=errors)  # the first if equal
+        winner = min([best, *near], key=lambda weights: errors(*weights))  # the first if equal
         halved += winner == best
         best = winner
     found = replace(narrow, beam=start.beam, lm_weight=best[0], word_bonus=best[1])
     words = sum(len(u.text.split()) for u in development.utterances)
-    trials = tuple((*weights, count) for weights, count in tried.items())
-    return Tuning(found, development.errors(found), words, trials)
+    return Tuning(found, development.errors(found), words, tuple(trials))
 
 
-def choose_priors(development: Development, start: DecodingOptions, options: TuneOptions) -> DecodingOptions:
-    """Use the mean posteriors as priors, with the weight that gives the fewest word errors."""
-    posteriors = development.posteriors
+def _priors(posteriors: Sequence[np.ndarray]) -> tuple[float, ...]:
+    """Log of the mean posterior of each token."""
     total = sum(np.exp(log_probs).sum(axis=0, dtype=np.float64) for log_probs in posteriors)
     mean = total / max(1, sum(map(len, posteriors)))
-    priors = tuple(np.log(np.maximum(mean, 1e-6)).round(4).tolist())
-    weighted = [replace(start, priors=priors, prior_weight=weight) for weight in options.prior_weights]
-    return min(weighted, key=development.errors)
+    return tuple(np.log(np.maximum(mean, 1e-6)).round(4).tolist())
 
 
 def cross_tune(development: Development, start: DecodingOptions, options: TuneOptions) -> int | None:
     """Word errors of each half of the speakers with options tuned on the other; None for one speaker."""
     speakers = [u.speaker or u.id for u in development.utterances]
-    if len(set(speakers)) < 2:
-        return None
     first = set(sorted(set(speakers))[::2])
-    halves = [
-        development.part([i for i, speaker in enumerate(speakers) if (speaker in first) == side])
-        for side in (False, True)
-    ]
-    return sum(mine.errors(tune(other, start, options).options) for mine, other in (halves, halves[::-1]))
+    halves = [[i for i, s in enumerate(speakers) if (s in first) == side] for side in (False, True)]
+    if not all(halves):
+        return None
+    a, b = map(development.part, halves)
+    return sum(mine.errors(tune(other, start, options).options) for mine, other in ((a, b), (b, a)))
 
 
-@dataclass(frozen=True)
-class TunedBundle:
+class TunedBundle(NamedTuple):
     """Result of `tune_bundle`, with the errors of `cross_tune`. A fit is None if it was not possible."""
 
     tuning: Tuning
@@ -153,9 +145,8 @@ def tune_bundle(
     development = Development(model.decoder.beam, posteriors, utterances, options.threads or usable_cores())
     held_out = cross_tune(development, model.decoder.options, options)
     tuning = tune(development, model.decoder.options, options)
-    settings = {
-        key: value for key, value in asdict(tuning.options).items() if key not in ("hotwords", "n_best")
-    }
+    settings = asdict(tuning.options)
+    del settings["hotwords"], settings["n_best"]
     raw = replace(model.config, decoding=settings)  # has no temperatures, so that they are 1
 
     def fit(decoding: LoadOptions) -> CrossFit | None:

@@ -36,9 +36,6 @@ class Counts:
         """Errors per reference word; NaN if the references are empty."""
         return self.errors / self.length if self.length else math.nan
 
-    def __add__(self, other: "Counts") -> "Counts":
-        return Counts(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
-
 
 @dataclass(frozen=True)
 class UtteranceScore:
@@ -70,7 +67,7 @@ def score(id: str, reference: str, hypothesis: str, speaker: str | None = None) 
 
 def total(counts: Iterable[Counts]) -> Counts:
     """Sum over a corpus. Its rate is the corpus error rate, which a mean of rates is not."""
-    return sum(counts, Counts())
+    return Counts(*map(sum, zip(*map(astuple, counts), strict=True)))
 
 
 def align(reference: str, hypothesis: str, width: int = 100) -> str:
@@ -96,7 +93,7 @@ def read_details(path: Path) -> list[UtteranceScore]:
     for number, line in enumerate(lines, start=1):
         try:
             row = json.loads(line)
-            words, characters = Counts(**row.pop("words")), Counts(**row.pop("characters"))
+            words, characters = (Counts(**row.pop(key)) for key in ("words", "characters"))
             scores.append(UtteranceScore(**row, words=words, characters=characters))
         except (ValueError, TypeError, KeyError, AttributeError):
             raise ManifestError(f"{path}:{number}: not a line of `asr evaluate --details`") from None

@@ -10,7 +10,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from asr.decoding import align as module
-from asr.decoding.align import Alignment, align, align_words, time_words
+from asr.decoding.align import AlignedTokens, Alignment, align, align_words, time_words
 from asr.decoding.greedy import greedy
 from asr.decoding.types import Word
 from asr.errors import DecodingError
@@ -243,7 +243,7 @@ def test_a_token_between_words_counts_on_both_sides_and_at_the_edges() -> None:
     log_probs = posteriors([SPACE, A, SPACE, B])
     result = align(log_probs, tokens := [SPACE, A, SPACE, B])
     for edges in ([("A", 1, 2), ("B", 3, 4)], [("A", 0, 2), ("B", 2, 4)]):
-        words = time_words(log_probs, tokens, result, edges, 1.0)
+        words = time_words(log_probs, AlignedTokens(tokens, edges, result), 1.0)
         assert [w.confidence for w in words] == pytest.approx([0.7, 0.7], rel=1e-5)
 
 

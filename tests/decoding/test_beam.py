@@ -184,7 +184,7 @@ def test_priors_of_another_model_are_refused() -> None:
     options = DecodingOptions(prior_weight=0.5, priors=(-0.1, -2.0))
     with pytest.raises(DecodingError, match="2 priors do not fit 4 tokens"):
         BeamDecoder(LETTERS).decode(random_posteriors(0, 3, LETTERS.size, 1.0), options)
-    with pytest.raises(DecodingError, match="there are no priors to weigh; run asr tune first"):
+    with pytest.raises(DecodingError, match="0 priors do not fit 4 tokens; run asr tune"):
         BeamDecoder(LETTERS).search(DecodingOptions(prior_weight=0.5))
 
 
