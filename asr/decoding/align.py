@@ -13,11 +13,8 @@ from asr.errors import DecodingError
 from asr.jit import compiled
 from asr.text import BLANK, ctc_frames_needed
 
-_MOVES_BYTES = 16 << 20
-"""Most backpointers held at once, unless one block of ~sqrt(T) frames needs more."""
-
-Span = tuple[str, int, int]
-"""A word, the index of its first token, and of the one after its last."""
+_MOVES_BYTES = 16 << 20  # most backpointers held at once, unless one block of ~sqrt(T) frames needs more
+Span = tuple[str, int, int]  # a word, the index of its first token, and of the one after its last
 
 
 class Alignment(NamedTuple):
@@ -85,8 +82,6 @@ def join_words(
     for text, spelling in words:
         if spans and separator is not None:
             tokens.append(separator)
-        if not spelling:
-            raise DecodingError(f"word {text!r} has no tokens to align")
         spans.append((text, len(tokens), len(tokens) + len(spelling)))
         tokens.extend(spelling)
     return tokens, spans
@@ -108,14 +103,16 @@ def time_words(
     temperature T. At T = 1 that is a geometric mean over tokens, not a calibrated probability;
     asr.scoring.calibration fits T.
     """
-    tokens, spans, alignment = aligned
-    words = np.array([span[1:] for span in spans], dtype=np.int64).reshape(-1, 2)
-    frames, ids = np.ascontiguousarray(log_probs, dtype=np.float32), np.array(tokens, dtype=np.int64)
-    confidences = np.exp(np.minimum(_score_words(frames, ids, alignment, words), 0) / temperature)
-    starts = (offset + alignment.starts[words[:, 0]]) * frame_seconds
-    ends = (offset + alignment.ends[words[:, 1] - 1]) * frame_seconds
-    texts = [text for text, _, _ in spans]
-    return tuple(map(Word, texts, starts.tolist(), ends.tolist(), confidences.tolist()))
+    words = np.array([span[1:] for span in aligned.spans], dtype=np.int64).reshape(-1, 2)
+    frames, tokens = (
+        np.ascontiguousarray(log_probs, dtype=np.float32),
+        np.array(aligned.tokens, dtype=np.int64),
+    )
+    scores = _score_words(frames, tokens, aligned.alignment, words)
+    confidences = np.exp(np.minimum(scores, 0) / temperature).tolist()
+    starts = ((offset + aligned.alignment.starts[words[:, 0]]) * frame_seconds).tolist()
+    ends = ((offset + aligned.alignment.ends[words[:, 1] - 1]) * frame_seconds).tolist()
+    return tuple(map(Word, (text for text, _, _ in aligned.spans), starts, ends, confidences))
 
 
 def _check(log_probs: np.ndarray, tokens: np.ndarray) -> None:
@@ -136,10 +133,7 @@ def _check(log_probs: np.ndarray, tokens: np.ndarray) -> None:
 
 
 def _best_path(log_probs: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, float]:
-    """State of each frame `int64[T]`, and the path's log-probability.
-
-    A path starts in one of the first two states and ends in one of the last two.
-    """
+    """State of each frame `int64[T]`, and the path's log-probability."""
     frames, states = len(log_probs), len(labels)
     # Backpointers take a byte per frame and state, a checkpoint eight bytes per state.
     block = frames if frames * states <= _MOVES_BYTES else int(np.ceil(np.sqrt(8 * frames)))

@@ -2,8 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
@@ -129,6 +128,7 @@ class BeamDecoder:
         self.tokenizer = tokenizer
         self._lm, self._open = lm, lexicon is None
         self._arrays = lm.arrays if lm else _NO_LM
+        self.begin_state = lm.begin_state if lm else 0  # LM state at the start of a sentence
         vocabulary = lm.vocabulary if lm else Vocabulary.of([])
         if lexicon is None:
             lexicon, ids = spell(vocabulary, tokenizer)
@@ -147,26 +147,13 @@ class BeamDecoder:
     def decode(
         self, log_probs: np.ndarray, options: DecodingOptions = DecodingOptions()
     ) -> list[BeamHypothesis]:
-        """Decode log-probabilities `float[T, V]` to the best hypotheses, best first.
-
-        Raises DecodingError as `search` and `check_posteriors`.
-        """
+        """Decode log-probabilities `float[T, V]` to the best hypotheses, best first. Raises DecodingError."""
         search = self.search(options)
         search.advance(log_probs)
         return search.finish()
 
-    def decode_all(
-        self, posteriors: Iterable[np.ndarray], options: DecodingOptions = DecodingOptions(), threads: int = 1
-    ) -> Iterator[list[BeamHypothesis]]:
-        """Decode many utterances in parallel; `threads` does not change the results."""
-        with ThreadPoolExecutor(threads) as pool:
-            yield from pool.map(lambda log_probs: self.decode(log_probs, options), posteriors)
-
     def search(self, options: DecodingOptions = DecodingOptions()) -> "BeamSearch":
-        """Start a search that takes posteriors in pieces.
-
-        Raises DecodingError for hotwords that cannot be spelt, and priors that are missing or do not fit.
-        """
+        """Start a search that takes posteriors in pieces. Raises DecodingError for bad hotwords or priors."""
         return BeamSearch(self, options)
 
     def setup(self, options: DecodingOptions) -> Setup:
@@ -187,11 +174,6 @@ class BeamDecoder:
             recombine=options.n_best == 1,
         )
         return Setup(self._trie, self._word_ids, self._arrays, self._graph(options.hotwords), kernel_options)
-
-    @property
-    def begin_state(self) -> int:
-        """LM state at the start of a sentence."""
-        return self._lm.begin_state if self._lm else 0
 
     def words(self, tokens: np.ndarray, entries: np.ndarray) -> tuple[DecodedWord, ...]:
         """Split tokens `int32[n]` into words where `entries` end them; an unfinished word is left out."""
@@ -280,5 +262,4 @@ class BeamSearch:
         return sorted(merged.values(), key=lambda h: -h.score)[: self._n_best]
 
     def _best_nodes(self) -> np.ndarray:
-        nodes: np.ndarray = kernel.trace(self._state.prefixes, self._base, self._state.beam[0]["prefix"])
-        return nodes
+        return np.asarray(kernel.trace(self._state.prefixes, self._base, self._state.beam[0]["prefix"]))

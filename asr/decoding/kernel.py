@@ -241,13 +241,13 @@ def repeat_or_blank(frame: Frame) -> float:
     What its parent gives by adding that token is included. Returns the least rank that counts.
     """
     best = -inf
+    separator = frame.setup.options.separator
     for slot in range(len(frame.beam)):
         hypothesis = frame.beam[slot]
         prefix = frame.prefixes[hypothesis.prefix]
         label = -inf
-        if prefix.trie_node == ROOT and frame.setup.options.separator >= 0:
-            # A space after a space, or before the first word.
-            label = hypothesis.total + frame.log_probs[frame.setup.options.separator]
+        if prefix.trie_node == ROOT and separator >= 0:  # a space after a space, or before the first word
+            label = hypothesis.total + frame.log_probs[separator]
         elif prefix.parent >= 0:
             label = hypothesis.label + frame.log_probs[prefix.token]
         if prefix.parent >= 0 and frame.prefixes[prefix.parent].slot >= 0:
@@ -309,13 +309,13 @@ def _score_bound(prefix: Any, setup: Setup) -> float:
 
     Lookahead does not rise along the trie, but hotwords add to it, and so does a word end.
     """
-    if setup.options.separator < 0 or len(setup.hotwords.lookahead) > NO_HOTWORDS:
+    options, lookahead = setup.options, prefix.lookahead
+    if options.separator < 0 or len(setup.hotwords.lookahead) > NO_HOTWORDS:
         return inf
-    lookahead = prefix.lookahead
     if prefix.trie_node == ROOT:
-        lookahead = setup.options.word_bonus + setup.options.lm_weight * setup.trie.nodes[ROOT].lookahead
-    if setup.options.open_vocabulary:
-        lookahead = max(lookahead, setup.options.word_bonus + setup.options.unknown_lookahead)
+        lookahead = options.word_bonus + options.lm_weight * setup.trie.nodes[ROOT].lookahead
+    if options.open_vocabulary:
+        lookahead = max(lookahead, options.word_bonus + options.unknown_lookahead)
     return prefix.score + lookahead
 
 
@@ -538,11 +538,8 @@ def entry_range(trie: Trie, node: int) -> tuple[int, int]:
 @kernel
 def log_add(a: float, b: float) -> float:
     """log(exp(a) + exp(b))."""
-    if a < b:
-        a, b = b, a
-    if b == -inf:
-        return a
-    return a + log1p(exp(b - a))
+    larger, smaller = max(a, b), min(a, b)
+    return larger if smaller == -inf else larger + log1p(exp(smaller - larger))
 
 
 @compiled

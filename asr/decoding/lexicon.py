@@ -76,7 +76,7 @@ def spell(vocabulary: Vocabulary, tokenizer: Tokenizer) -> tuple[Lexicon, np.nda
 
 
 def _count_before(marks: np.ndarray) -> np.ndarray:
-    """Number of marks before each position: `bool[n]` -> `int[n + 1]`."""
+    """Number of marks before each position: `bool[n]` -> `int32[n + 1]`."""
     return np.append(np.int32(0), np.cumsum(marks, dtype=np.int32))
 
 

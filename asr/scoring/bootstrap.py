@@ -30,8 +30,7 @@ class Interval:
 class Comparison:
     """WER of B minus WER of A on the same utterances, with its 95 % interval.
 
-    `improvement` is the share of replicates in which B has fewer errors (the paper's "probability of
-    improvement").
+    `improvement` is the share of replicates in which B has fewer errors.
     """
 
     difference: float

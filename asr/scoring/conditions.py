@@ -34,8 +34,7 @@ TALKERS = 6  # utterances in babble noise
 SILENT = 1e-12
 """Mean power below this is silence: -120 dB of full scale (16-bit rounding has -101 dB)."""
 
-_LEAD, _TAIL = SAMPLE_RATE // 50, SAMPLE_RATE // 5
-"""Samples of silence around a recording: atempo drops about 20 ms at the start and more at the end."""
+_LEAD, _TAIL = SAMPLE_RATE // 50, SAMPLE_RATE // 5  # silence that atempo may drop at the start and the end
 
 
 @dataclass(frozen=True)
@@ -152,9 +151,8 @@ def power(samples: np.ndarray) -> float:
 def mix(speech: np.ndarray, noise: np.ndarray, snr: float, name: str = "audio") -> np.ndarray:
     """Add noise to speech at `snr` dB; all `float32[samples]`.
 
-    The SNR is the ratio of mean powers over the whole utterance, pauses included, as in
-    torchaudio.functional.add_noise, but without constant offsets. The speech keeps its level, so the sum may
-    leave [-1, 1]. Raises AudioError if either is silent.
+    The SNR is the ratio of mean powers over the whole utterance, pauses included, without constant offsets.
+    The speech keeps its level, so the sum may leave [-1, 1]. Raises AudioError if either is silent.
     """
     powers = power(speech), power(noise)
     for kind, found in zip(("recording", "noise for it"), powers, strict=True):

@@ -145,10 +145,7 @@ def evaluate(
     progress: bool = False,
     options: TranscribeOptions = TranscribeOptions(),
 ) -> Report:
-    """Score a model against the texts in manifests, unnormalised. Raises ManifestError.
-
-    Utterances that cannot be read or decoded become the report's `problems`.
-    """
+    """Score a model against the texts in manifests, unnormalised. Raises ManifestError."""
     return evaluate_utterances(model, read_all(manifests), progress=progress, options=options)
 
 

@@ -64,11 +64,12 @@ class Development:
 
     def errors(self, options: DecodingOptions) -> int:
         """Word errors of the best hypotheses."""
-        decoded = self.decoder.decode_all(self.posteriors, options, self.threads)
-        return sum(
-            Levenshtein.distance(u.text.split(), hypotheses[0].text.split())
-            for u, hypotheses in zip(self.utterances, decoded, strict=True)
-        )
+        with ThreadPoolExecutor(self.threads) as pool:
+            decoded = pool.map(lambda log_probs: self.decoder.decode(log_probs, options), self.posteriors)
+            return sum(
+                Levenshtein.distance(u.text.split(), hypotheses[0].text.split())
+                for u, hypotheses in zip(self.utterances, decoded, strict=True)
+            )
 
 
 def tune(development: Development, start: DecodingOptions, options: TuneOptions) -> Tuning:

@@ -14,7 +14,6 @@ from asr.decoding.hotwords import Hotword
 from asr.decoding.lexicon import Lexicon
 from asr.decoding.stream import AlignedBeamSearch, GreedySearch, Stream
 from asr.decoding.types import Hypothesis
-from asr.errors import DecodingError
 from asr.text import Tokenizer
 from tests.decoding.brute_force import random_lm
 
@@ -200,10 +199,3 @@ def test_n_best_lists_differ_after_the_committed_words() -> None:
     assert len({entry.text for entry in n_best}) == 4
     assert len({entry.text[:40] for entry in n_best}) == 1
     assert [entry.score for entry in n_best] == sorted((entry.score for entry in n_best), reverse=True)
-
-
-def test_nan_is_refused() -> None:
-    stream = make(LETTERS, "greedy")
-    stream.feed(speech(10, 0))
-    with pytest.raises(DecodingError, match="posteriors hold NaN"):
-        stream.feed(np.full((2, 5), np.nan, dtype=np.float32))

@@ -99,17 +99,15 @@ def test_fitting_survives_certainty() -> None:
     assert fit_temperature(judged) == pytest.approx(math.log(1e7) + math.log(2), rel=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("judged", "what"),
-    [
+def test_nothing_to_fit() -> None:
+    all_correct, all_wrong = words((0.5, True), (0.6, True)), words((0.5, False))
+    for judged, cause in (
         ([], "no words"),
-        (words((0.5, True), (0.6, True)), "all 2 words are correct"),
-        (words((0.5, False)), "all 1 words are wrong"),
-    ],
-)
-def test_nothing_to_fit(judged: list[JudgedWord], what: str) -> None:
-    with pytest.raises(AsrError, match=f"confidence cannot be calibrated: {what}"):
-        fit_temperature(judged)
+        (all_correct, "2 words are correct"),
+        (all_wrong, "1 words are wrong"),
+    ):
+        with pytest.raises(AsrError, match=f"cannot be calibrated: .*{cause}"):
+            fit_temperature(judged)
     with pytest.raises(AsrError, match="two speakers"):
         cross_fit(drawn(50, 0, "anna"))
 
@@ -125,10 +123,8 @@ def test_cross_fit_measures_each_speaker_at_the_temperature_of_the_others() -> N
 
 def test_cross_fit_in_folds_does_not_depend_on_the_order() -> None:
     judged = [word for i in range(7) for word in drawn(200, i, f"speaker {i}")]
-    result = cross_fit(judged, folds=3)
-    assert len(result.fold_temperatures) == 3
+    result, again = cross_fit(judged, folds=3), cross_fit(judged[::-1], folds=3)
     others = [word for word in judged if word.group not in ("speaker 0", "speaker 3", "speaker 6")]
-    assert result.fold_temperatures[0] == fit_temperature(others)
-    again = cross_fit(judged[::-1], folds=3)
+    assert len(result.fold_temperatures) == 3 and result.fold_temperatures[0] == fit_temperature(others)
     assert again.fold_temperatures == pytest.approx(result.fold_temperatures)
     assert again.calibrated.cross_entropy == pytest.approx(result.calibrated.cross_entropy)

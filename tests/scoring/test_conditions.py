@@ -81,9 +81,6 @@ def audible(noise: np.ndarray) -> set[int]:
     return {i for i in range(10) if spectrum[200 * (i + 1)] > 0.1 * spectrum.max()}
 
 
-# ------------------------------------------------------------------------------------------------- mixing
-
-
 @given(SIGNALS, st.floats(-30, 50), st.integers(0, 2**32))
 def test_mixing_gives_the_snr_asked_for(speech: np.ndarray, snr: float, seed: int) -> None:
     mixed = mix(speech, white(SOMEBODY, len(speech), generator(seed)), snr)
@@ -94,17 +91,11 @@ def test_mixing_gives_the_snr_asked_for(speech: np.ndarray, snr: float, seed: in
 
 
 def test_mixing_by_hand() -> None:
-    speech = np.array([1, -1, 1, -1], np.float32)
-    noise = np.array([3, 3, -1, -1], np.float32)  # [2, 2, -2, -2] about its mean
+    speech, noise = np.array([1, -1, 1, -1], np.float32), np.array([3, 3, -1, -1], np.float32)  # of mean 1
     assert mix(speech, noise, 0).tolist() == [2, 0, 0, -2]  # beyond full scale, not clipped
     assert mix(speech, noise, 20) == pytest.approx([1.1, -0.9, 0.9, -1.1])
-
-
-def test_a_constant_offset_is_ignored() -> None:
-    speech, noise = tone(300), white(SOMEBODY, 16_000, generator())
-    plain = mix(speech, noise, 10) - speech
-    shifted = mix(speech + np.float32(0.5), noise + np.float32(7), 10) - (speech + np.float32(0.5))
-    np.testing.assert_allclose(shifted, plain, atol=1e-5)
+    shifted = mix(speech + np.float32(0.5), noise + np.float32(7), 20)  # constant offsets are ignored
+    assert shifted == pytest.approx([1.6, -0.4, 1.4, -0.6], abs=1e-5)
 
 
 @pytest.mark.parametrize("level", [0.0, 0.25, 1 / 3])
@@ -123,9 +114,6 @@ def test_white_noise_is_white() -> None:
     assert noise.dtype == np.float32 and power(noise) == pytest.approx(1, rel=0.02)
     bands = (np.abs(np.fft.rfft(noise)) ** 2)[1:].reshape(8, -1).mean(axis=1)
     assert bands.max() / bands.min() < 1.1
-
-
-# ------------------------------------------------------------------------------------------------- babble
 
 
 def test_babble_is_of_other_speakers(tmp_path: Path) -> None:
@@ -162,9 +150,6 @@ def test_babble_skips_what_it_cannot_use(tmp_path: Path) -> None:
     assert not noise(utterances[0], 16_000, generator()).any()  # `mix` reports that
     with pytest.raises(AsrError, match="--noise babble: needs at least two utterances"):
         find_noise("babble", utterances[:1])
-
-
-# --------------------------------------------------------------------------------------------- recordings
 
 
 def test_excerpt_of_a_recording(tmp_path: Path) -> None:
@@ -213,9 +198,6 @@ def test_folders_without_noise(tmp_path: Path) -> None:
         find_noise(str(tmp_path), [])
 
 
-# -------------------------------------------------------------------------------------------------- tempo
-
-
 @pytest.mark.parametrize("tempo", TEMPOS)
 def test_length_at_another_tempo_is_exact(tempo: float) -> None:
     for samples in (0, 1, 160, 400, 1_001, 80_013):
@@ -249,9 +231,6 @@ def test_times_scale_with_the_tempo(tempo: float) -> None:
     assert loud[: round(800 / tempo)].any()
 
 
-# --------------------------------------------------------------------------------------------- conditions
-
-
 @pytest.fixture(scope="module")
 def utterances(tmp_path_factory: pytest.TempPathFactory) -> list[Utterance]:
     made = corpora.utterances(tmp_path_factory.mktemp("corpus"), 4, seconds=0.5)
@@ -270,7 +249,7 @@ def test_list_of_conditions() -> None:
     assert names == ["clean", "SNR 20 dB", "SNR -2.5 dB", "tempo 0.8"]
 
 
-def test_one_utterance_under_conditions(utterances: list[Utterance]) -> None:
+def test_one_utterance_under_conditions(utterances: list[Utterance], tmp_path: Path) -> None:
     recording = audio.read(utterances[0].audio_filepath)
     clean = samples(apply_condition(utterances[0], CLEAN))
     np.testing.assert_array_equal(clean, recording)
@@ -280,6 +259,12 @@ def test_one_utterance_under_conditions(utterances: list[Utterance]) -> None:
     loud, quiet = (samples(apply_condition(utterances[0], Condition(snr), white)) - clean for snr in (0, 20))
     np.testing.assert_allclose(loud, 10 * quiet, atol=1e-5)
     assert power(loud) == pytest.approx(power(clean), rel=1e-4)
+    none = replace(utterances[0], audio_filepath=tmp_path / "none.wav")
+    for condition in (CLEAN, Condition(5), Condition(tempo=2)):
+        with pytest.raises(AudioError, match=r"none.wav: cannot read the recording"):
+            samples(apply_condition(none, condition, white))
+    with pytest.raises(AudioError, match=r"u00.flac: no noise is given for SNR 5 dB"):
+        samples(apply_condition(utterances[0], Condition(5)))
 
 
 @pytest.mark.parametrize("name", ["white", "babble", "folder"])
@@ -297,18 +282,6 @@ def test_noise_depends_on_seed_and_id_alone(utterances: list[Utterance], tmp_pat
     for id, seed in ((0, 2), (1, 1)):
         other = samples(apply_condition(utterances[id], condition, noise, seed))
         assert np.abs(other - first[0]).max() > 1e-3
-
-
-def test_errors_name_the_recording(utterances: list[Utterance], tmp_path: Path) -> None:
-    none = replace(utterances[0], audio_filepath=tmp_path / "none.wav")
-    for condition in (CLEAN, Condition(5), Condition(tempo=2)):
-        with pytest.raises(AudioError, match=r"none.wav: cannot read the recording"):
-            samples(apply_condition(none, condition, white))
-    with pytest.raises(AudioError, match=r"u00.flac: no noise is given for SNR 5 dB"):
-        samples(apply_condition(utterances[0], Condition(5)))
-
-
-# -------------------------------------------------------------------------------------------- the command
 
 
 @pytest.fixture
@@ -385,16 +358,13 @@ def test_a_bad_recording_is_named_and_the_others_are_done(
     out, err = capsys.readouterr()
     assert err == ""
     problems = [line for line in out.splitlines() if line.startswith("could not be scored")]
-    for line, (condition, name, reason) in zip(
-        problems,
-        [
-            ("clean", "u1", "cannot read the recording (no such file)"),
-            ("SNR 60 dB", "u1", "cannot read the recording (no such file)"),
-            ("SNR 60 dB", "u2", "the recording is silent"),
-            ("SNR 60 dB", "u3", "the noise for it is silent"),  # as are all that could talk over it
-        ],
-        strict=True,
-    ):
+    expected = [
+        ("clean", "u1", "cannot read the recording"),
+        ("SNR 60 dB", "u1", "cannot read the recording"),
+        ("SNR 60 dB", "u2", "the recording is silent"),
+        ("SNR 60 dB", "u3", "the noise for it is silent"),  # as are all that could talk over it
+    ]
+    for line, (condition, name, reason) in zip(problems, expected, strict=True):
         assert f": {condition}: {name}: {corpus}/{name}.wav: {reason}" in line
     assert main([*arguments, "--json"]) == 1
     clean, noisy = json.loads(capsys.readouterr().out)["conditions"]
@@ -443,10 +413,8 @@ def test_waveforms_are_made_as_they_are_needed(standin_bundle: Path, tmp_path: P
     ("arguments", "complaint"),
     [
         (["--snr", "loud"], "--snr: 'loud' is not a number from -100 to 100"),
-        (["--snr", "inf"], "--snr: 'inf'"),
         (["--snr", "10", "nan"], "--snr: 'nan'"),
         (["--tempo", "0"], "--tempo: '0' is not a number from 0.5 to 2"),
-        (["--tempo", "nan"], "--tempo: 'nan'"),
         (["--tempo", "2.1"], "--tempo: '2.1'"),
         (["--snr", "10", "--seed", "1.5"], "--seed: '1.5'"),
         (["--snr"], "--snr: expected at least one argument"),
@@ -458,31 +426,22 @@ def test_wrong_usage(arguments: list[str], complaint: str, capsys: Output) -> No
 
 
 @pytest.mark.parametrize(
-    ("arguments", "status", "complaint"),
-    [
-        (["--noise", "white"], 2, "give --snr"),
-        (["--tempo", "2", "--noise", "babble"], 2, "give --snr"),
-        (["--plot", "a.png"], 2, "give --snr or --tempo"),
-        (["--snr", "10", "--noise", "/none"], 2, "--noise /none: neither white, nor babble, nor a folder"),
-        (["--snr", "10", "--plot", "."], 1, ".: is a folder"),
-    ],
-)
-def test_contradictions(
-    standin_bundle: Path, corpus: Path, arguments: list[str], status: int, complaint: str, capsys: Output
-) -> None:
-    assert main(["evaluate", str(standin_bundle), str(corpus), *arguments]) == status
-    out, err = capsys.readouterr()
-    assert out == "" and complaint in err and err.count("\n") == 1
-
-
-@pytest.mark.parametrize(
     ("package", "arguments", "complaint"),
     [
         ("av", ["--tempo", "0.8"], "PyAV is not installed; --tempo needs pip install 'asr[media]'"),
         ("matplotlib.figure", ["--snr", "10", "--plot", "a.png"], "pip install matplotlib"),
+        ("none", ["--noise", "white"], "give --snr"),
+        ("none", ["--tempo", "2", "--noise", "babble"], "give --snr"),
+        ("none", ["--plot", "a.png"], "give --snr or --tempo"),
+        (
+            "none",
+            ["--snr", "10", "--noise", "/none"],
+            "--noise /none: neither white, nor babble, nor a folder",
+        ),
+        ("none", ["--snr", "10", "--plot", "."], ".: is a folder"),
     ],
 )
-def test_missing_packages_are_reported_before_the_work(
+def test_contradictions_and_missing_packages_are_reported_before_the_work(
     corpus: Path,
     package: str,
     arguments: list[str],
@@ -491,7 +450,9 @@ def test_missing_packages_are_reported_before_the_work(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    assert main(["evaluate", "none", str(corpus), *arguments]) == 1
+    assert main(["evaluate", "none", str(corpus), *arguments]) == (
+        2 if "give" in complaint or "neither" in complaint else 1
+    )
     out, err = capsys.readouterr()
     assert out == "" and complaint in err and err.count("\n") == 1
 
