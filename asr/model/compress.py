@@ -20,8 +20,7 @@ from asr.errors import BundleError
 from asr.model import bundle
 
 WeightType = Literal["float16", "int8"]
-LARGEST = 127
-"""Symmetric int8 range: [-127, 127]."""
+LARGEST = 127  # symmetric int8 range: [-127, 127]
 
 
 def compress_bundle(

@@ -23,9 +23,7 @@ from asr.features.logmel import LogMel, LogMelConfig
 from asr.model import acoustic, bundle
 from asr.model.acoustic import AcousticModel, Architecture, RecurrentLayer, migrate
 
-TOLERANCE = 1e-4
-"""Largest accepted difference in log-probability between ONNX Runtime and torch."""
-
+TOLERANCE = 1e-4  # largest accepted difference in log-probability between ONNX Runtime and torch
 OPSET = 17
 _GATES = {"gru": (1, 0, 2), "lstm": (0, 3, 1, 2), "rnn": (0,)}
 """Index of PyTorch's gates in ONNX's order: GRU r z n -> z r h, LSTM i f g o -> i o f c."""
