@@ -68,14 +68,13 @@ def main() -> None:
         run_peer(arguments)
         return
     from asr.model.bundle import read_config
-    from asr.model.info import count_parameters
 
     utterances = read_utterances(arguments.manifest, arguments.utterances)
     bundle = bundle_path(arguments.model)
     result: dict[str, Any] = {
         "utterances": len(utterances),
         "seconds": sum(u.duration for u in utterances),
-        "parameters": count_parameters(bundle, read_config(bundle)),
+        "parameters": read_config(bundle).parameters,
         "threads": {},
     }
     with tempfile.TemporaryDirectory() as name:

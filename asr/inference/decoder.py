@@ -9,14 +9,7 @@ from typing import Any
 import numpy as np
 
 from asr.decoding.align import align_words
-from asr.decoding.beam import (
-    GREEDY_TEMPERATURE,
-    TEMPERATURE,
-    BeamDecoder,
-    DecodedWord,
-    DecodingOptions,
-    bundle_options,
-)
+from asr.decoding.beam import GREEDY_TEMPERATURE, TEMPERATURE, BeamDecoder, DecodingOptions, bundle_options
 from asr.decoding.hotwords import Hotword
 from asr.decoding.lexicon import Lexicon, known_form, read_lexicon, spellable
 from asr.decoding.stream import AlignedBeamSearch, GreedySearch, Search, Stream
@@ -30,10 +23,9 @@ from asr.options import option
 
 @dataclass(frozen=True)
 class LoadOptions:
-    """Decoder options of a loaded model; what is not given is as the bundle has it.
+    """Decoder options of a loaded model; the default is what the bundle has.
 
-    `settings` overrides fields of DecodingOptions by name, e.g. {"lm_weight": 0.5}; any of them selects beam
-    search.
+    `settings` overrides fields of DecodingOptions by name; any of them selects beam search.
     """
 
     greedy: bool = option("greedy decoding: no beam search, no LM", False)
@@ -51,17 +43,17 @@ class Decoder:
     ) -> None:
         self.tokenizer = config.tokenizer
         self.frame_seconds = frame_seconds
-        lm = options.lm or _present(folder / LM)
-        self._lexicon_path = lexicon = options.lexicon or _present(folder / LEXICON)
         self.options = replace(bundle_options(folder, config.decoding), **options.settings)
-        self.beam: BeamDecoder | None = None
+        self._lexicon_path = options.lexicon or _present(folder / LEXICON)
+        lm = options.lm or _present(folder / LM)
         self.lm: NgramLM | None = None
-        if not options.greedy and (lm or lexicon or options.settings):
+        self.beam: BeamDecoder | None = None
+        if not options.greedy and (lm or self._lexicon_path or options.settings):
             self.lm = packed.load(lm) if lm else None
             self.beam = BeamDecoder(self.tokenizer, self.lm, self._lexicon)
             self.beam.search(self.options)  # raises now if the options do not fit
         # A language model changes how confidences relate to errors.
-        key = GREEDY_TEMPERATURE if self.beam is None else TEMPERATURE
+        key = TEMPERATURE if self.beam else GREEDY_TEMPERATURE
         self.temperature = float(config.decoding.get(key, 1.0))
 
     @cached_property
@@ -75,10 +67,8 @@ class Decoder:
 
     def stream(self, hotwords: Sequence[Hotword] = (), n_best: int = 1) -> Stream:
         """Begin to decode a recording. Raises DecodingError for hotwords that cannot be spelt."""
-        search: Search
-        if self.beam is None and not hotwords and n_best == 1:
-            search = GreedySearch(self.tokenizer)
-        else:
+        search: Search = GreedySearch(self.tokenizer)
+        if self.beam or hotwords or n_best > 1:
             options = replace(self.options, n_best=n_best, hotwords=tuple(hotwords))
             search = AlignedBeamSearch(self._any_beam.search(options), self.tokenizer.separator)
         return Stream(search, self.tokenizer, self.frame_seconds, self.temperature)
@@ -89,28 +79,25 @@ class Decoder:
         stream.feed(log_probs)
         return stream.finish()
 
-    def time(self, log_probs: np.ndarray, words: Sequence[DecodedWord]) -> tuple[Word, ...]:
-        """Times and confidences of known words, by forced alignment. Raises DecodingError."""
-        spelt = [(word.text, word.tokens) for word in words]
-        return align_words(
-            log_probs, spelt, self.tokenizer.separator, self.frame_seconds, temperature=self.temperature
-        )
+    def time(self, log_probs: np.ndarray, words: Sequence[tuple[str, Sequence[int]]]) -> tuple[Word, ...]:
+        """Times and confidences of words with known tokens, by forced alignment. Raises DecodingError."""
+        return align_words(log_probs, words, self.tokenizer.separator, self.frame_seconds, self.temperature)
 
-    def spell(self, text: str) -> list[DecodedWord]:
-        """Spell a text in tokens; with phones, by the first spelling of each word in the lexicon.
+    def spell(self, text: str) -> list[tuple[str, Sequence[int]]]:
+        """Words and tokens of a text; with phones, by the first spelling of each word in the lexicon.
 
         Raises TextError for characters without a token, DecodingError for words not in the lexicon.
         """
         if self.tokenizer.separator is not None:
             words = spellable(text, self.tokenizer).split()
-            return [DecodedWord(word, tuple(self.tokenizer.encode(word))) for word in words]
+            return [(word, self.tokenizer.encode(word)) for word in words]
         if self._lexicon is None:
             raise DecodingError("a model of phones needs a lexicon to spell a text; give --lexicon")
+        if not text.split():
+            raise TextError("there is no word in it; give what is said")
         spellings = self._lexicon.first_spellings()
         words = [known_form(word, spellings) for word in text.split()]
-        if not words:
-            raise TextError("there is no word in it; give what is said")
-        return [DecodedWord(word, tuple(spellings[word])) for word in words]
+        return [(word, spellings[word]) for word in words]
 
 
 def _present(path: Path) -> Path | None:

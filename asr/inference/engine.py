@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,7 @@ from asr.errors import BundleError
 from asr.frames import FrameGrid
 from asr.model.bundle import ONNX, BundleConfig, read_model_file
 
-WINDOW_SECONDS = 20.0
-CONTEXT_SECONDS = 2.0
-BATCH_SECONDS = 40.0
+WINDOW_SECONDS, CONTEXT_SECONDS, BATCH_SECONDS = 20.0, 2.0, 40.0
 
 
 @dataclass(frozen=True)
@@ -32,14 +31,13 @@ class Chunker:
     """Cuts a recording that arrives in blocks into windows of at most `longest` output frames.
 
     The used frames of successive windows are adjacent. `context` frames on both sides of them are computed
-    and dropped, except at the ends of the recording. A recording that fits in one window is not cut.
+    and dropped, except at the ends of the recording.
     """
 
     def __init__(self, grid: FrameGrid, longest: int, context: int) -> None:
         self._grid, self._longest, self._context = grid, longest, context
         self._blocks: list[np.ndarray] = [np.zeros(0, dtype=np.float32)]
-        self._count = 0
-        self._keep_from = 0
+        self._count = self._keep_from = 0
 
     def push(self, block: np.ndarray) -> Iterator[Window]:
         """Append samples `float32[n]`; yields the windows that are full."""
@@ -64,10 +62,8 @@ class Chunker:
 
 
 def batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Group the indices of `lengths`, longest first, into batches whose padded size is within `budget`.
-
-    Sorting keeps padding small; a length beyond the budget is a batch of its own.
-    """
+    """Group the indices of `lengths`, longest first, into batches whose padded size is within `budget`, if
+    they have more than one index."""
     groups: list[list[int]] = []
     for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
         if groups and (len(groups[-1]) + 1) * lengths[groups[-1][0]] <= budget:
@@ -84,7 +80,16 @@ class Engine:
         self.path = bundle / ONNX
         self.grid = FrameGrid(int(config.log_mel["window"]), int(config.log_mel["hop"]))
         self.vocabulary = config.tokenizer.size
-        self._session = _session(self.path, read_model_file(bundle, config, ONNX))
+        options = onnxruntime.SessionOptions()
+        # Recurrent layers are sequential: parallel batches use several cores better than threads in one.
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.enable_mem_pattern = False  # the shape differs from batch to batch
+        options.log_severity_level = 3
+        model = read_model_file(bundle, config, ONNX)
+        try:
+            self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # ONNX Runtime's exceptions have no other common base
+            raise self._error(error) from None
 
     @property
     def frame_seconds(self) -> float:
@@ -104,12 +109,17 @@ class Engine:
         inputs = {"waveforms": padded, "lengths": lengths}
         try:
             log_probs, frames = self._session.run(["log_probs", "frames"], inputs)
-        except Exception as error:  # ONNX Runtime's exceptions have no other common base
-            raise BundleError(f"{self.path}: ONNX Runtime failed ({str(error).splitlines()[0]})") from None
+        except Exception as error:
+            raise self._error(error) from None
         expected = [self.grid.frames(int(length)) for length in lengths]
         if frames.tolist() != expected or log_probs.shape[2] != self.vocabulary:
             raise BundleError(f"{self.path}: its outputs do not fit config.json; export the bundle again")
         return [row[w.keep_from : w.keep_to] for row, w in zip(log_probs, windows, strict=True)]
+
+    def _error(self, error: Exception) -> BundleError:
+        return BundleError(
+            f"{self.path}: ONNX Runtime failed ({str(error).splitlines()[0]}); export it again"
+        )
 
     def posteriors(self, waveform: np.ndarray, threads: int = 1) -> np.ndarray:
         """`float32[samples]` at 16 kHz, of any length -> log-probabilities `float32[T', V]`.
@@ -119,38 +129,13 @@ class Engine:
         chunker = self.chunker()
         windows = [*chunker.push(waveform), *chunker.end()]
         groups = batches([len(window.samples) for window in windows], int(BATCH_SECONDS * SAMPLE_RATE))
-        nothing = np.empty((0, self.vocabulary), dtype=np.float32)
-        results = [nothing] * len(windows)
         with ThreadPoolExecutor(threads) as pool:
-            outputs = pool.map(lambda group: self.run([windows[i] for i in group]), groups)
-            for group, log_probs in zip(groups, outputs, strict=True):
-                for index, rows in zip(group, log_probs, strict=True):
-                    results[index] = rows
-        return np.concatenate([nothing, *results])
-
-
-def _session(path: Path, model: bytes) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    # Recurrent layers are sequential, so batches in parallel use several cores better than threads in one.
-    options.intra_op_num_threads = 1
-    options.inter_op_num_threads = 1
-    options.enable_mem_pattern = False  # the shape differs from batch to batch
-    options.log_severity_level = 3
-    try:
-        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime's exceptions have no other common base
-        reason = str(error).splitlines()[0]
-        raise BundleError(
-            f"{path}: ONNX Runtime cannot load it ({reason}); export the bundle again"
-        ) from None
-    names = {node.name for node in (*session.get_inputs(), *session.get_outputs())}
-    if not {"waveforms", "lengths", "log_probs", "frames"} <= names:
-        raise BundleError(f"{path}: not a graph written by asr (it has {sorted(names)}); export it again")
-    return session
+            outputs = list(pool.map(lambda group: self.run([windows[i] for i in group]), groups))
+        rows = dict(zip(chain(*groups), chain(*outputs), strict=True))
+        nothing = np.empty((0, self.vocabulary), dtype=np.float32)
+        return np.concatenate([nothing, *(rows[i] for i in range(len(windows)))])
 
 
 def usable_cores() -> int:
     """Number of cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -7,22 +7,15 @@ channel are split into cues of the least total cost, a shortest path found by dy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 from asr.decoding.types import Word
 from asr.inference.transcript import Transcript
 
-LINES = 2
-WIDTH = 42
-"""Characters per line."""
-
-SHORTEST, LONGEST = 1_000, 7_000
-"""Duration of a cue in milliseconds."""
-
-_BREAK = 500
-"""Milliseconds of pause within a cue that cost as much as one more cue can."""
-
-_SHORT = 1_000.0
-"""Cost of a cue that is too short: more than joining it to its neighbours over any pause."""
+LINES, WIDTH = 2, 42  # characters per line
+SHORTEST, LONGEST = 1_000, 7_000  # duration of a cue in milliseconds
+_BREAK = 500  # milliseconds of pause within a cue that cost as much as one more cue can
+_SHORT = 1_000.0  # cost of a cue that is too short: more than joining it to its neighbours over any pause
 
 
 @dataclass(frozen=True)
@@ -35,8 +28,7 @@ class Cue:
     channel: int | None = None
 
 
-@dataclass(frozen=True)
-class _Piece:
+class _Piece(NamedTuple):
     """A word, or a part of a long word that fits a line; times in milliseconds."""
 
     text: str
@@ -69,11 +61,10 @@ def _pieces(words: Sequence[Word]) -> Iterator[_Piece]:
     for word in words:
         start = max(last, round(1000 * word.start))
         last = max(start, round(1000 * word.end))
-        for at in range(0, len(word.text), WIDTH):
+        length = len(word.text)
+        for at in range(0, length, WIDTH):
             part = word.text[at : at + WIDTH]
-            begin, end = (
-                (start * (len(word.text) - i) + last * i) // len(word.text) for i in (at, at + len(part))
-            )
+            begin, end = ((start * (length - i) + last * i) // length for i in (at, at + len(part)))
             yield _Piece(part, begin, min(end, begin + LONGEST))
 
 
@@ -94,8 +85,8 @@ def _candidates(pieces: Sequence[_Piece], shares: Sequence[int], a: int) -> Iter
     """Each possible end `b` of a cue from `a`, and its cost.
 
     The cost is the squared empty share of the cue, plus its pauses, plus a penalty if its guaranteed time,
-    from the middle of the pause before it to the middle of the one after, is too short. A pause of _BREAK
-    always pays for a break, as (1 - x)^2 + (1 - y)^2 exceeds (1 - (x + y))^2 by at most 1.
+    between the middles of the pauses around it, is too short. A pause of _BREAK always pays for a break, as
+    (1 - x)^2 + (1 - y)^2 exceeds (1 - (x + y))^2 by at most 1.
     """
     lines, width, filled, pauses = 1, -1, 0, 0
     for b in range(a, len(pieces)):

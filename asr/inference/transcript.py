@@ -6,16 +6,12 @@ from itertools import pairwise
 
 from asr.decoding.types import Alternative, Hypothesis, Word
 
-PAUSE = 0.6
-"""Seconds without a word that end a segment."""
+PAUSE = 0.6  # seconds without a word that end a segment
 
 
 @dataclass(frozen=True)
 class Segment:
-    """Words of one channel without a pause between them.
-
-    `channel` counts from 0 if channels were transcribed separately; otherwise it is None.
-    """
+    """Words of one channel without a pause; `channel` is None unless channels were transcribed separately."""
 
     words: tuple[Word, ...]
     channel: int | None = None

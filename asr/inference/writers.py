@@ -3,7 +3,6 @@
 import json as jsonlib
 import os
 from collections.abc import Callable
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +42,8 @@ def json(transcript: Transcript, name: Path) -> str:
 
 def tsv(transcript: Transcript, name: Path) -> str:
     """Columns start, end (milliseconds) and text, with a header; one row per segment."""
-    rows = [
-        f"{round(1000 * segment.start)}\t{round(1000 * segment.end)}\t{segment.text}\n"
-        for segment in transcript.segments
-    ]
-    return "start\tend\ttext\n" + "".join(rows)
+    rows = ((round(1000 * s.start), round(1000 * s.end), s.text) for s in transcript.segments)
+    return "".join("\t".join(map(str, row)) + "\n" for row in (("start", "end", "text"), *rows))
 
 
 FORMATS: dict[str, Callable[[Transcript, Path], str]] = {f.__name__: f for f in (txt, srt, vtt, json, tsv)}
@@ -70,7 +66,7 @@ def json_line(path: Path, transcript: Transcript) -> str:
         "duration": round(transcript.duration, 3),
         "text": transcript.text,
         "segments": segments,
-        "words": list(chain.from_iterable(segment["words"] for segment in segments)),
+        "words": [word for segment in segments for word in segment["words"]],
     }
     if transcript.n_best:
         row["n_best"] = [{"text": a.text, "score": round(a.score, 4)} for a in transcript.n_best]
@@ -79,9 +75,8 @@ def json_line(path: Path, transcript: Transcript) -> str:
 
 def word_table(transcript: Transcript) -> str:
     """Tab-separated start and end in seconds, confidence and text; one row per word."""
-    return "\n".join(
-        f"{word.start:.2f}\t{word.end:.2f}\t{word.confidence:.3f}\t{word.text}" for word in transcript.words
-    )
+    rows = (f"{w.start:.2f}\t{w.end:.2f}\t{w.confidence:.3f}\t{w.text}" for w in transcript.words)
+    return "\n".join(rows)
 
 
 def _segment(segment: Segment) -> dict[str, Any]:
@@ -95,8 +90,8 @@ def _segment(segment: Segment) -> dict[str, Any]:
 
 
 def _word(word: Word) -> dict[str, Any]:
-    times = {"start": round(word.start, 3), "end": round(word.end, 3)}
-    return {"text": word.text, **times, "confidence": round(word.confidence, 4)}
+    start, end, confidence = round(word.start, 3), round(word.end, 3), round(word.confidence, 4)
+    return {"text": word.text, "start": start, "end": end, "confidence": confidence}
 
 
 def _voice(cue: Cue) -> str:

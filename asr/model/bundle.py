@@ -6,9 +6,9 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 from asr.audio import SAMPLE_RATE
 from asr.errors import BundleError, TextError
@@ -18,21 +18,15 @@ from asr.text import Tokenizer
 SCHEMA = 2
 """Version of config.json: written by this code, and the newest that it reads."""
 
-CONFIG = "config.json"
-ONNX = "model.onnx"
-WEIGHTS = "model.safetensors"
-SCALE = ".scale"
-"""Suffix, in model.safetensors, of the name of an int8 matrix's scales."""
-
-LM = "lm.bin"
-LEXICON = "lexicon.txt"
-CARD = "README.md"
+CONFIG, CARD = "config.json", "README.md"
+ONNX, WEIGHTS = "model.onnx", "model.safetensors"
+LM, LEXICON = "lm.bin", "lexicon.txt"
+SCALE = ".scale"  # in model.safetensors, suffix of the name of an int8 matrix's scales
 
 BOX = "box"
 """Name of the built-in English model, accepted wherever a bundle path is expected."""
 
-STORED_AS = ("float32", "float16", "int8")
-"""Storage types of the weight matrices in model.onnx; arithmetic is always float32."""
+STORED_AS = ("float32", "float16", "int8")  # types of the weight matrices; arithmetic is always float32
 
 
 def resolve_bundle(model: str | Path) -> Path:
@@ -42,32 +36,18 @@ def resolve_bundle(model: str | Path) -> Path:
 
 @dataclass(frozen=True)
 class BundleConfig:
-    """Content of config.json.
+    """Content of config.json."""
 
-    Args:
-        architecture: Fields of acoustic.Architecture.
-        log_mel: Fields of LogMelConfig.
-        characters: Units of the Tokenizer: an alphabet, or a list of phones.
-        training_data: Description for people.
-        licence: Licence of the training data.
-        wer: Measured error rates by data set.
-        decoding: Decoder settings found by `asr tune`.
-        weights: One of STORED_AS.
-        parameters: Number of trainable parameters; 0 if unknown (schema 1).
-        sha256: Checksums of the model files.
-        schema: Version of this format.
-    """
-
-    architecture: dict[str, Any]
-    log_mel: dict[str, Any]
-    characters: str | tuple[str, ...]
-    training_data: str
-    licence: str
-    wer: dict[str, Any] = field(default_factory=dict)
-    decoding: dict[str, Any] = field(default_factory=dict)
+    architecture: dict[str, Any]  # fields of acoustic.Architecture
+    log_mel: dict[str, Any]  # fields of LogMelConfig
+    characters: str | tuple[str, ...]  # units of the Tokenizer: an alphabet, or a list of phones
+    training_data: str  # description for people
+    licence: str  # of the training data
+    wer: dict[str, Any] = field(default_factory=dict)  # measured, by data set
+    decoding: dict[str, Any] = field(default_factory=dict)  # decoder settings found by `asr tune`
     weights: str = STORED_AS[0]
-    parameters: int = 0
-    sha256: dict[str, str] = field(default_factory=dict)
+    parameters: int = 0  # trainable ones; 0 if unknown (schema 1)
+    sha256: dict[str, str] = field(default_factory=dict)  # checksums of the model files
     schema: int = SCHEMA
 
     @property
@@ -79,21 +59,19 @@ class BundleConfig:
 def read_config(folder: Path) -> BundleConfig:
     """Read and check config.json. Raises BundleError if it is missing, damaged, foreign or too new."""
     path = folder / CONFIG
-    if not folder.is_dir():
-        if str(folder) == BOX:
-            raise BundleError(
-                f"{BOX}: the built-in model is read-only; copy {resolve_bundle(BOX)} and name the copy"
-            )
-        reason = "a file, not the folder of a model bundle" if folder.exists() else "no such folder"
-        raise BundleError(f"{folder}: {reason}; give the folder that `asr train` wrote")
+    if str(folder) == BOX and not folder.exists():
+        where = resolve_bundle(BOX)
+        raise BundleError(f"{BOX}: the built-in model is read-only; copy {where} and name the copy")
     try:
-        row = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise BundleError(f"{folder}: no {CONFIG}; give the folder of a model bundle") from None
-    except (OSError, ValueError) as error:
+        return _parse(json.loads(path.read_text(encoding="utf-8")))
+    except (FileNotFoundError, NotADirectoryError):
+        reason = f"no {CONFIG}" if folder.is_dir() else "a file" if folder.exists() else "no such folder"
+        raise BundleError(f"{folder}: {reason}; give the folder of a model bundle") from None
+    except (OSError, UnicodeError, json.JSONDecodeError) as error:
         raise BundleError(f"{path}: damaged ({error}); copy or export the bundle again") from None
-    try:
-        return _parse(row)
+    except TypeError as error:  # a missing or unknown key
+        reason = str(error).removeprefix("BundleConfig.__init__() ")
+        raise BundleError(f"{path}: {reason}; export the bundle again") from None
     except (ValueError, TextError) as error:
         raise BundleError(f"{path}: {error}") from None
 
@@ -103,42 +81,20 @@ def _parse(row: Any) -> BundleConfig:
         raise ValueError("not written by asr (it has no schema number); give the folder of a model bundle")
     if row["schema"] > SCHEMA:
         raise ValueError(f"has schema {row['schema']}, newer than {SCHEMA}, the last one known; upgrade asr")
-    for key in fields(BundleConfig):
-        if key.name not in row:
-            if key.default is MISSING and key.default_factory is MISSING:
-                raise ValueError(f"the key {key.name!r} is missing; export the bundle again")
-        elif not isinstance(row[key.name], _TYPES.get(key.name, dict)):
-            raise ValueError(f"the key {key.name!r} has a value of the wrong type; export the bundle again")
-    if unknown := sorted(set(row) - {key.name for key in fields(BundleConfig)}):
-        raise ValueError(f"unknown key {unknown[0]!r}; remove it or export the bundle again")
     config = BundleConfig(**row)
+    for key in fields(config):
+        kind: Any = (str, list) if key.name == "characters" else get_origin(key.type) or key.type
+        if not isinstance(getattr(config, key.name), kind):
+            raise ValueError(f"the key {key.name!r} has a value of the wrong type; export the bundle again")
     if isinstance(config.characters, list):  # JSON has no tuples
         config = replace(config, characters=tuple(map(str, config.characters)))
     if config.weights not in STORED_AS:
         raise ValueError(f"has weights of type {config.weights!r}, which is not known; upgrade asr")
-    _check_log_mel(config.log_mel)
+    rate, window, hop = (config.log_mel.get(key) for key in ("sample_rate", "window", "hop"))
+    if rate != SAMPLE_RATE or not (type(window) is type(hop) is int and min(window, hop) > 0):
+        raise ValueError(f"log_mel needs sample_rate {SAMPLE_RATE}, window and hop, not {config.log_mel}")
     Tokenizer(config.characters)
     return config
-
-
-_TYPES: dict[str, type | tuple[type, ...]] = {
-    "characters": (str, list),
-    "training_data": str,
-    "licence": str,
-    "weights": str,
-    "parameters": int,
-    "schema": int,
-}
-
-
-def _check_log_mel(log_mel: dict[str, Any]) -> None:
-    """Check the settings that inference relies on. Raises ValueError."""
-    if log_mel.get("sample_rate") != SAMPLE_RATE:
-        raise ValueError(f"log_mel.sample_rate must be {SAMPLE_RATE}, not {log_mel.get('sample_rate')!r}")
-    for key in ("window", "hop"):
-        value = log_mel.get(key)
-        if type(value) is not int or value < 1:
-            raise ValueError(f"log_mel.{key} must be a number of samples, not {value!r}")
 
 
 def read_model_file(folder: Path, config: BundleConfig, name: str) -> bytes:
@@ -150,10 +106,8 @@ def read_model_file(folder: Path, config: BundleConfig, name: str) -> bytes:
         reason = "no such file" if isinstance(error, FileNotFoundError) else error.strerror
         raise BundleError(f"{path}: {reason}; copy or export the bundle again") from None
     if hashlib.sha256(content).hexdigest() != config.sha256.get(name):
-        raise BundleError(
-            f"{path}: differs from its checksum in {CONFIG}; the file is damaged or was replaced: "
-            "copy or export the bundle again"
-        )
+        reason = f"differs from its checksum in {CONFIG}; the file is damaged or was replaced"
+        raise BundleError(f"{path}: {reason}: copy or export the bundle again")
     return content
 
 
@@ -162,8 +116,8 @@ def write_config(folder: Path, config: BundleConfig) -> BundleConfig:
 
     It is written last: its presence marks a complete bundle.
     """
-    present = [folder / name for name in (ONNX, WEIGHTS) if (folder / name).exists()]
-    checksums = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in present}
+    paths = [path for path in (folder / ONNX, folder / WEIGHTS) if path.exists()]
+    checksums = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
     sealed = replace(config, sha256=checksums, schema=SCHEMA)
     row = asdict(sealed)
     with atomic_write(folder / CONFIG) as file:
@@ -179,33 +133,17 @@ def new_bundle(folder: Path) -> Iterator[Path]:
     Replaces an earlier bundle as a whole. Raises BundleError if `folder` is anything else.
     """
     folder = folder.resolve()
-    check_replaceable(folder)
+    if folder.exists():
+        try:
+            read_config(folder)
+        except BundleError:
+            raise BundleError(f"{folder}: exists and is not a model bundle; name another folder") from None
     folder.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        work = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name[:60]}."))
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(folder)) from None  # not the temporary folder's name
-    try:
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name[:60]}.") as temporary:
+        work, earlier = Path(temporary) / "new", Path(f"{temporary}.earlier")
+        work.mkdir()
         yield work
-        work.chmod(0o755)
-        if check_replaceable(folder):  # keep the earlier one until the new one is in place
-            earlier = work.with_name(f"{work.name}.earlier")
+        if folder.exists():  # kept until the new one is in place
             folder.rename(earlier)
-            work.rename(folder)
-            shutil.rmtree(earlier, ignore_errors=True)
-        else:
-            work.rename(folder)
-    except BaseException:
-        shutil.rmtree(work, ignore_errors=True)
-        raise
-
-
-def check_replaceable(folder: Path) -> bool:
-    """Return True if `folder` is a bundle, False if absent. Raises BundleError for anything else."""
-    if not folder.exists():
-        return False
-    try:
-        read_config(folder)
-    except BundleError:
-        raise BundleError(f"{folder}: exists and is not a model bundle; name another folder") from None
-    return True
+        work.rename(folder)
+    shutil.rmtree(earlier, ignore_errors=True)

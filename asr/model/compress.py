@@ -20,10 +20,7 @@ from asr.errors import BundleError
 from asr.model import bundle
 
 WeightType = Literal["float16", "int8"]
-LARGEST = 127
-"""Symmetric int8 range: [-127, 127]."""
-
-_RECURRENT = ("GRU", "LSTM", "RNN")
+LARGEST = 127  # symmetric int8 range: [-127, 127]
 
 
 def compress_bundle(
@@ -40,26 +37,20 @@ def compress_bundle(
     """
     config = bundle.read_config(source)
     if config.weights != bundle.STORED_AS[0]:
-        raise BundleError(
-            f"{source}: already has {config.weights} weights; export the bundle it was made from"
-        )
+        raise BundleError(f"{source}: has {config.weights} weights; export the bundle it was made from")
     if source.resolve().is_relative_to(target.resolve()):
         raise BundleError(f"{target}: would replace {source}; name another folder")
     if (target / bundle.WEIGHTS).exists() and bundle.read_config(target).weights == bundle.STORED_AS[0]:
         raise BundleError(f"{target}: holds a trained model; name another folder")
-    content = bundle.read_model_file(source, config, bundle.ONNX)
     with bundle.new_bundle(target) as work:
         try:
-            graph = compress_graph(_parse(content), weights)
+            graph = onnx.load_from_string(bundle.read_model_file(source, config, bundle.ONNX))
+            (work / bundle.ONNX).write_bytes(compress_graph(graph, weights).SerializeToString())
+            if with_torch:
+                content = bundle.read_model_file(source, config, bundle.WEIGHTS)
+                (work / bundle.WEIGHTS).write_bytes(compress_weights(content, weights))
         except ValueError as error:
-            raise BundleError(f"{source / bundle.ONNX}: {error}") from None
-        (work / bundle.ONNX).write_bytes(graph.SerializeToString())
-        if with_torch:
-            try:
-                small = compress_weights(bundle.read_model_file(source, config, bundle.WEIGHTS), weights)
-            except ValueError as error:
-                raise BundleError(f"{source / bundle.WEIGHTS}: {error}") from None
-            (work / bundle.WEIGHTS).write_bytes(small)
+            raise BundleError(f"{source}: cannot be compressed: {error}") from None
         for name in (bundle.LM, bundle.LEXICON, bundle.CARD):
             if (source / name).exists():
                 shutil.copyfile(source / name, work / name)
@@ -85,15 +76,7 @@ def compress_weights(content: bytes, weights: WeightType) -> bytes:
             small[name], small[name + bundle.SCALE] = quantize(values, input_axis=1)
         else:
             small[name] = values if weights == "int8" else _half(values)
-    compressed: bytes = save(small)
-    return compressed
-
-
-def _parse(content: bytes) -> onnx.ModelProto:
-    try:
-        return onnx.load_from_string(content)
-    except Exception:  # protobuf's DecodeError; protobuf is not a direct dependency
-        raise ValueError("not an ONNX graph; copy or export the bundle again") from None
+    return bytes(save(small))
 
 
 def compress_graph(model: onnx.ModelProto, weights: WeightType) -> onnx.ModelProto:
@@ -105,7 +88,7 @@ def compress_graph(model: onnx.ModelProto, weights: WeightType) -> onnx.ModelPro
     nodes: list[onnx.NodeProto] = []
     matrices = dict(_matrices(model.graph, constants))
     if not matrices:
-        raise ValueError("has no weight matrix to compress; give a bundle that `asr train` wrote")
+        raise ValueError("no weight matrix in its graph; give a bundle that `asr train` wrote")
     for name, input_axis in matrices.items():
         matrix = numpy_helper.to_array(constants.pop(name))
         small = f"{name}_{weights}"
@@ -118,13 +101,8 @@ def compress_graph(model: onnx.ModelProto, weights: WeightType) -> onnx.ModelPro
             values = _half(matrix)
             nodes.append(helper.make_node("Cast", [small], [name], to=TensorProto.FLOAT))
         constants[small] = numpy_helper.from_array(values, small)
-    graph = helper.make_graph(
-        [*nodes, *model.graph.node],
-        model.graph.name,
-        model.graph.input,
-        model.graph.output,
-        list(constants.values()),
-    )
+    old = model.graph
+    graph = helper.make_graph([*nodes, *old.node], old.name, old.input, old.output, list(constants.values()))
     compressed = helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
     onnx.checker.check_model(compressed)
     return compressed
@@ -156,8 +134,7 @@ def _matrices(graph: onnx.GraphProto, constants: dict[str, onnx.TensorProto]) ->
     The front end, whose matrices are constants, ends with the logarithm of the mel energies.
     """
     for node in dropwhile(lambda node: node.op_type != "Log", graph.node):
-        if node.op_type in _RECURRENT:  # [directions, gates * H, inputs]
-            candidates, input_axis = node.input[1:3], 2
-        else:  # [inputs, outputs]
-            candidates, input_axis = (node.input[1:] if node.op_type == "MatMul" else []), 0
-        yield from ((name, input_axis) for name in candidates if name in constants)
+        if node.op_type in ("GRU", "LSTM", "RNN"):
+            yield from ((name, 2) for name in node.input[1:3])  # [directions, gates * H, inputs]
+        elif node.op_type == "MatMul" and node.input[1] in constants:
+            yield node.input[1], 0  # [inputs, outputs]

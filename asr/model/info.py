@@ -1,7 +1,6 @@
 """Content of a model bundle, verified and counted: `asr info`."""
 
 import json
-import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,6 @@ from asr.model import bundle
 from asr.model.bundle import LEXICON, LM, ONNX, WEIGHTS, BundleConfig
 
 _FILES = (ONNX, WEIGHTS, LM, LEXICON, bundle.CARD, bundle.CONFIG)
-_NO_PARAMETERS = ("__metadata__", "mean", "std")
-"""Entries of model.safetensors: format data, and statistics that are not trained."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +23,6 @@ class BundleInfo:
     path: Path
     config: BundleConfig
     files: dict[str, int]
-    parameters: int | None
     lm_ngrams: tuple[int, ...] | None
     lexicon_words: int | None
 
@@ -38,27 +34,29 @@ class BundleInfo:
 
     def to_text(self) -> str:
         """One line per item."""
-        config = self.config
-        units = config.characters
-        rows = [("architecture", _architecture(config.architecture))]
-        if self.parameters is not None:
-            rows.append(("parameters", f"{self.parameters:,}"))
-        rows.append(("weights", config.weights))
-        rows += _column("files", [f"{name} {decimal(size)}" for name, size in self.files.items()])
+        config, units = self.config, self.config.characters
         named = f"characters, {units!r}" if isinstance(units, str) else f"units, {' '.join(units)}"
-        rows.append(("vocabulary", f"{config.tokenizer.size - 1} {named}"))
-        if self.lm_ngrams is not None:
-            counts = (f"{count:,} {n}-grams" for n, count in enumerate(self.lm_ngrams[1:], 2))
-            rows.append(("LM", ", ".join((f"{self.lm_ngrams[0]:,} words", *counts))))
-        if self.lexicon_words is not None:
-            rows.append(("lexicon", f"{self.lexicon_words:,} words"))
-        rows += [("training data", config.training_data), ("licence", config.licence)]
-        rates = ((f"{100 * v:.2f} %" if isinstance(v, float) else v, name) for name, v in config.wer.items())
-        rows += _column("WER", [f"{rate} on {name}" for rate, name in rates])
-        rows += _column("decoding", [f"{name} {value}" for name, value in config.decoding.items()])
-        rows.append(("checksums", "agree"))
-        lines = (f"  {name:14} {' '.join(value.split())}" for name, value in rows)
-        return "\n".join((str(self.path), *lines))
+        orders = [
+            f"{count:,} {f'{n}-grams' if n > 1 else 'words'}"
+            for n, count in enumerate(self.lm_ngrams or (), 1)
+        ]
+        rates = {name: f"{100 * v:.2f} %" if isinstance(v, float) else v for name, v in config.wer.items()}
+        rows = {
+            "architecture": [_architecture(config.architecture)],
+            "parameters": [f"{config.parameters:,}"] if config.parameters else [],
+            "weights": [config.weights],
+            "files": [f"{name} {decimal(size)}" for name, size in self.files.items()],
+            "vocabulary": [f"{config.tokenizer.size - 1} {named}"],
+            "LM": [", ".join(orders)] if orders else [],
+            "lexicon": [] if self.lexicon_words is None else [f"{self.lexicon_words:,} words"],
+            "training data": [config.training_data],
+            "licence": [config.licence],
+            "WER": [f"{rate} on {name}" for name, rate in rates.items()],
+            "decoding": [f"{name} {value}" for name, value in config.decoding.items()],
+            "checksums": ["agree"],
+        }
+        lines = [(name if i == 0 else "", v) for name, values in rows.items() for i, v in enumerate(values)]
+        return "\n".join((str(self.path), *(f"  {name:14} {' '.join(v.split())}" for name, v in lines)))
 
 
 def read_info(folder: Path) -> BundleInfo:
@@ -73,33 +71,14 @@ def read_info(folder: Path) -> BundleInfo:
         path=folder,
         config=config,
         files={name: (folder / name).stat().st_size for name in _FILES if (folder / name).exists()},
-        parameters=count_parameters(folder, config),
         lm_ngrams=packed.load(lm).counts if lm.exists() else None,
         lexicon_words=len(set(read_lexicon(lexicon, config.tokenizer).words)) if lexicon.exists() else None,
     )
-
-
-def count_parameters(folder: Path, config: BundleConfig) -> int | None:
-    """Number of parameters in config.json; in old bundles, that of model.safetensors; None if unknown."""
-    if config.parameters:
-        return config.parameters
-    try:
-        with (folder / WEIGHTS).open("rb") as file:  # 8 bytes of length, then a JSON header
-            length = min(int.from_bytes(file.read(8), "little"), 1 << 20)
-            header = json.loads(file.read(length))
-    except (OSError, ValueError):
-        return None
-    names = (name for name in header if name not in _NO_PARAMETERS and not name.endswith(bundle.SCALE))
-    return sum(int(math.prod(header[name]["shape"])) for name in names)
 
 
 def _architecture(settings: dict[str, Any]) -> str:
     if not {"layers", "cell", "hidden", "bidirectional"} <= settings.keys():
         return ", ".join(f"{name} {value}" for name, value in settings.items())
     direction = "bidirectional " if settings["bidirectional"] else ""
-    cell = f"{direction}{settings['cell'].upper()}"
-    return f"{settings['layers']} layers of {cell}, {settings['hidden']} units a direction"
-
-
-def _column(name: str, values: list[str]) -> list[tuple[str, str]]:
-    return [("" if i else name, value) for i, value in enumerate(values)]
+    layers = f"{settings['layers']} layers of {direction}{settings['cell'].upper()}"
+    return f"{layers}, {settings['hidden']} units a direction"

@@ -65,23 +65,17 @@ def test_a_bundle_that_holds_a_language_model_uses_it(bundle: Path, lm: Path) ->
         load_model(bundle)
 
 
-def test_only_words_of_the_lexicon(bundle: Path, tmp_path: Path) -> None:
+def test_lexicon_and_hotwords_without_a_language_model(bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "words").write_text("HAT\nTHE\nTIE\n", encoding="utf-8")
     model = load_model(bundle, decoding=LoadOptions(lexicon=tmp_path / "words"))
     assert model.transcribe(mumble("THE HAT")).text == "TIE HAT"
-
-
-def test_hotwords_without_a_language_model(bundle: Path) -> None:
-    options = TranscribeOptions(hotwords=("hat",))
     model = load_model(bundle, decoding=LoadOptions(settings={"lm_weight": 0}))
+    options = TranscribeOptions(hotwords=("hat",))
     assert model.transcribe(mumble("THE HAT"), options=options).text == "TIE HAT"
 
 
 def test_hotwords_at_call_time(bundle: Path, lm: Path) -> None:
-    for options in (
-        LoadOptions(),
-        LoadOptions(lm=lm, settings={"lm_weight": 0, "unknown_penalty": 0}),
-    ):
+    for options in (LoadOptions(), LoadOptions(lm=lm, settings={"lm_weight": 0, "unknown_penalty": 0})):
         model = load_model(bundle, decoding=options)
         spoken = mumble("THE HAT")
         assert model.transcribe(spoken).text == "TIE IAT"
@@ -100,20 +94,9 @@ def test_settings_of_a_bundle(bundle: Path, lm: Path) -> None:
     write_config(bundle, replace(config, decoding={"lm_weight": 0.0, "word_bonus": 1.5, "temperature": 2.0}))
     decoder = load_model(bundle, decoding=LoadOptions(lm=lm)).decoder
     assert (decoder.options, decoder.temperature) == (DecodingOptions(lm_weight=0.0, word_bonus=1.5), 2.0)
-    write_config(bundle, replace(config, decoding={"loudness": 1}))
-    with pytest.raises(BundleError) as error:
-        load_model(bundle)
-    assert (
-        str(error.value) == f"{bundle}: unknown setting decoding.loudness; upgrade asr or run asr tune again"
-    )
-    write_config(bundle, replace(config, decoding={"beam": 0}))
-    with pytest.raises(BundleError) as error:
-        load_model(bundle)
-    expected = f"{bundle}: decoding.beam must be a whole number from 1, not 0; run asr tune again"
-    assert str(error.value) == expected
-    for temperature in (0, "x", None):
-        write_config(bundle, replace(config, decoding={"temperature": temperature}))
-        with pytest.raises(BundleError, match="temperature must be a number above 0; run asr tune"):
+    for key, value in (("loudness", 1), ("beam", 0), *(("temperature", value) for value in (0, "x", None))):
+        write_config(bundle, replace(config, decoding={key: value}))
+        with pytest.raises(BundleError, match=f"^{bundle}: .*{key}.*run asr tune"):
             load_model(bundle)
 
 
@@ -140,17 +123,18 @@ def development_set(tmp_path: Path) -> Path:
     return tmp_path / "manifest.jsonl"
 
 
+POOR = {"lm_weight": 0.0, "word_bonus": 0.0, "unknown_penalty": 0.0}
+
+
 def test_tuning_finds_weights_and_puts_all_into_the_bundle(
     bundle: Path, lm: Path, development_set: Path
 ) -> None:
     no_priors = TuneOptions(prior_weights=(0.0,))  # they would do the rest's work here
-    poor = {"lm_weight": 0.0, "word_bonus": 0.0, "unknown_penalty": 0.0}
-    tuned = tune_bundle(bundle, [development_set], LoadOptions(lm=lm, settings=poor), no_priors)
+    tuned = tune_bundle(bundle, [development_set], LoadOptions(lm=lm, settings=POOR), no_priors)
     first, *_ = tuned.tuning.trials
     assert first[:2] == (0.0, 0.0)
     assert tuned.tuning.errors <= min(errors for *_, errors in tuned.tuning.trials) < first[2]
-    assert tuned.tuning.words == 29
-    assert tuned.tuning.options.lm_weight > 0
+    assert tuned.tuning.words == 29 and tuned.tuning.options.lm_weight > 0
     assert np.exp(tuned.tuning.options.priors).sum() == pytest.approx(1, abs=1e-3)
     assert (bundle / LM).read_bytes() == lm.read_bytes()
     model = load_model(bundle)
@@ -162,8 +146,9 @@ def test_tuning_finds_weights_and_puts_all_into_the_bundle(
 
 
 def test_tuning_takes_priors_where_they_help(bundle: Path, lm: Path, development_set: Path) -> None:
-    poor = {"lm_weight": 0.0, "word_bonus": 0.0, "unknown_penalty": 0.0}
-    tuned = tune_bundle(bundle, [development_set], LoadOptions(lm=lm, settings=poor), TuneOptions())
+    with pytest.raises(AsrError, match=f"^{bundle}: .*no language model"):
+        tune_bundle(bundle, [development_set], LoadOptions())
+    tuned = tune_bundle(bundle, [development_set], LoadOptions(lm=lm, settings=POOR), TuneOptions())
     assert tuned.tuning.options.prior_weight > 0
     assert load_model(bundle).decoder.options == tuned.tuning.options
 
@@ -198,12 +183,6 @@ def test_cross_tuning_keeps_speakers_apart(
     assert cross_tune(development.part([0]), decoder.options, TuneOptions()) is None
 
 
-def test_tuning_needs_a_language_model(bundle: Path, development_set: Path) -> None:
-    with pytest.raises(AsrError) as error:
-        tune_bundle(bundle, [development_set], LoadOptions())
-    assert str(error.value) == f"{bundle}: has no language model to tune; give --lm FILE"
-
-
 def test_align(bundle: Path) -> None:
     model = load_model(bundle)
     aligned = model.align(mumble("THE HAT"), "the hat!")
@@ -222,17 +201,15 @@ def test_align_by_phones(tmp_path: Path) -> None:
     bundle = write_bundle(tmp_path / "phones", characters="ABC")
     config = read_config(bundle)
     write_config(bundle, replace(config, characters=("AH", "B", "T")))
-    with pytest.raises(DecodingError) as error:
+    with pytest.raises(DecodingError, match="lexicon"):
         load_model(bundle).align(speak("BAC", "ABC"), "BUT")
-    assert str(error.value) == "a model of phones needs a lexicon to spell a text; give --lexicon"
     lexicon = tmp_path / "lexicon.txt"
     lexicon.write_text("BUT\tB AH T\nA\tAH\n", encoding="utf-8")
     model = load_model(bundle, decoding=LoadOptions(lexicon=lexicon))
     assert model.transcribe(speak("BACA", "ABC")).text == "BUT A"
     assert [word.text for word in model.align(speak("BACA", "ABC"), "BUT A").words] == ["BUT", "A"]
-    with pytest.raises(DecodingError) as error:
+    with pytest.raises(DecodingError, match="'BAT'"):
         model.align(speak("BAC", "ABC"), "BAT")
-    assert str(error.value) == "the lexicon lacks 'BAT'"
 
 
 def test_the_commands(

@@ -3,7 +3,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import onnxruntime
 import pytest
 from hypothesis import given
@@ -69,14 +68,9 @@ def test_windows_equal_a_single_pass(tmp_path: Path, samples: int) -> None:
     waveform = noise(samples)
     result = make_engine(tmp_path, reach=50).posteriors(waveform, threads=2)
     np.testing.assert_allclose(result, single_pass(tmp_path, waveform), rtol=1e-4, atol=0.02)
-
-
-def test_context_beyond_the_windows_is_cut(tmp_path: Path) -> None:
-    # A model that sees 200 frames to either side cannot come out the same: windows are really in use.
-    waveform = noise(100 * 16_000)
-    result = make_engine(tmp_path, reach=200).posteriors(waveform, threads=2)
-    difference = np.abs(result - single_pass(tmp_path, waveform)).max(axis=1)
-    assert difference.max() > 100
+    if samples == 100 * 16_000:  # one that sees 200 frames shows that windows are really in use
+        far = make_engine(tmp_path / "far", reach=200).posteriors(waveform, threads=2)
+        assert np.abs(far - single_pass(tmp_path / "far", waveform)).max() > 100
 
 
 def test_batches_stay_within_the_memory_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,26 +94,17 @@ def test_graph_with_other_frames_or_vocabulary(tmp_path: Path) -> None:
             Engine(tmp_path, wrong).posteriors(speak("A"))
 
 
-def test_file_that_is_no_graph(tmp_path: Path) -> None:
-    write_bundle(tmp_path)
-    (tmp_path / "model.onnx").write_bytes(b"not a graph")
-    config = write_config(tmp_path, read_config(tmp_path))
-    with pytest.raises(
-        BundleError, match=r"model\.onnx: ONNX Runtime cannot load it \(.*\); export"
-    ) as error:
-        Engine(tmp_path, config)
-    assert "\n" not in str(error.value)
-
-
 def test_graph_of_something_else(tmp_path: Path) -> None:
     write_bundle(tmp_path)
     model = graph()
     model.graph.input[0].name = "audio"
     model.graph.node[3].input[0] = "audio"
-    onnx.save(model, tmp_path / "model.onnx")
-    config = write_config(tmp_path, read_config(tmp_path))
-    with pytest.raises(BundleError, match=r"model\.onnx: not a graph written by asr \(it has \['audio'"):
-        Engine(tmp_path, config)
+    for content, reason in ((b"not a graph", "ONNX Runtime"), (model.SerializeToString(), "audio")):
+        (tmp_path / "model.onnx").write_bytes(content)
+        config = write_config(tmp_path, read_config(tmp_path))
+        with pytest.raises(BundleError, match=rf"model\.onnx: .*{reason}") as error:
+            Engine(tmp_path, config).posteriors(speak("A"))
+        assert "\n" not in str(error.value)
 
 
 GRID = FrameGrid()
@@ -130,9 +115,6 @@ def test_frames_equal_the_model_chain(samples: int) -> None:
     mel_frames = max(0, (samples - 400) // 160 + 1)
     halved = -(-mel_frames // 2)
     assert GRID.frames(samples) == -(-halved // 2)
-
-
-def test_frames_at_the_edges() -> None:
     assert [GRID.frames(n) for n in (0, 399, 400, 1039, 1040)] == [0, 0, 1, 1, 2]
 
 

@@ -63,21 +63,12 @@ def test_a_folder() -> None:
     assert found(".x") == [".x/a.wav"]
 
 
-def test_output_formats_are_no_recordings() -> None:
+def test_a_folder_without_recordings_and_an_empty_argument() -> None:
     assert not SUFFIXES & {f".{name}" for name in FORMATS}
-
-
-def test_a_folder_without_recordings() -> None:
     touch("x/a.txt", "y.wav")
     assert find_recordings(["x", "y.wav"])[0] == [Recording(Path("y.wav"), Path("y.wav"))]
-    [message] = messages("x", "y.wav")
-    assert message.startswith("x: no recordings")
-
-
-def test_an_empty_argument() -> None:
-    touch("a.wav")
-    assert messages("", "a.wav") == ["an argument is empty; name a file or a folder"]
-    assert names("", "a.wav") == ["a.wav"]
+    [message, empty] = messages("x", "y.wav", "")
+    assert message.startswith("x: no recordings") and "argument is empty" in empty
 
 
 def test_a_folder_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,28 +140,19 @@ def test_a_name_that_no_file_can_have() -> None:
 
 
 def test_patterns() -> None:
-    touch("x/1.wav", "x/2.wav", "x/3.txt", "x/.4.wav", "y/z/5.wav", "y/6.wav")
+    touch("x/1.wav", "x/2.wav", "x/3.txt", "x/.4.wav", "y/z/5.wav", "y/6.wav", "[1].wav", "1.wav")
     assert found("x/*") == ["x/1.wav", "x/2.wav", "x/3.txt"]
     assert found("?/[13].*") == ["x/1.wav", "x/3.txt"]
     assert found("y*") == ["y/6.wav", "y/z/5.wav"]
     assert messages("x/*.mp3") == ["x/*.mp3: nothing matches this pattern"]
-
-
-def test_a_pattern_that_is_a_name() -> None:
-    touch("[1].wav", "1.wav", "[2]/a.wav", "2/b.wav")
     assert found("[1].wav") == ["[1].wav"]
-    assert found("[2]/**/*.wav") == ["[2]/a.wav"]
 
 
 def test_patterns_of_any_depth(folder: Path) -> None:
     touch("x/a.wav", "x/b/c.wav", "x/b/d/e.wav", "x/b/d/f.txt", "x/.b/g.wav", "x2/b/h.wav")
-    Path("x/b/loop").symlink_to("..")
-    Path("x/b/loop2").symlink_to("../..")
-    assert found("x/**/*.wav") == ["x/a.wav", "x/b/c.wav", "x/b/d/e.wav", "x/b/loop2/x2/b/h.wav"]
+    assert found("x/**/*.wav") == ["x/a.wav", "x/b/c.wav", "x/b/d/e.wav"]
     assert found("x?/**/*.wav") == ["x2/b/h.wav"]
-    assert found("**/d/*") == ["x/b/d/e.wav", "x/b/d/f.txt"]
-    assert found("x/**/d/**") == ["x/b/d/e.wav", "x/b/d/f.txt"]
-    assert found("x/b/d/**") == ["x/b/d/e.wav"]  # the folder, that is
+    assert found("**/d/*") == found("x/**/d/**") == ["x/b/d/e.wav", "x/b/d/f.txt"]
     assert found(f"{folder}/x/**/?.txt") == [f"{folder}/x/b/d/f.txt"]
     assert messages("x/**/*.mp3") == ["x/**/*.mp3: nothing matches this pattern"]
 
@@ -182,23 +164,16 @@ def test_standard_input(folder: Path) -> None:
     assert find_recordings(["./-"]) == ([Recording(folder / "-", Path("-"))], [])
 
 
-def test_a_list() -> None:
+def test_a_list(folder: Path) -> None:
     touch("x/a.wav", "x/b.wav", "y/@c.wav", "y/d *.wav")
-    Path("list.txt").write_bytes(b"x\r\n\n  \nx/a.wav\r\ny/d *.wav\n@c.wav\nnone.wav")
-    assert found("@list.txt") == ["x/a.wav", "x/b.wav", "y/d *.wav", "@c.wav", "none.wav"]
+    Path("list.txt").write_bytes(b"x\r\n\n  \nx/a.wav\r\ny/d *.wav\n@c.wav\nnone.wav\n-\n@list")
+    expected = ["x/a.wav", "x/b.wav", "y/d *.wav", "@c.wav", "none.wav", str(folder / "-"), "@list"]
+    assert found("@list.txt") == expected  # neither patterns, lists, nor standard input
     Path("bom.txt").write_bytes("\ufeffx/b.wav\n".encode())
     assert found("@bom.txt") == ["x/b.wav"]
-
-
-def test_a_list_as_find_writes_it() -> None:
-    paths = [os.fsdecode(b"x/" + name) for name in [*ODD, b" "]]
-    Path("list").write_bytes(b"".join(os.fsencode(path) + b"\0" for path in paths))
+    paths = [os.fsdecode(b"x/" + name) for name in ODD]
+    Path("list").write_bytes(b"".join(os.fsencode(path) + b"\0" for path in paths))  # by find -print0
     assert found("@list") == paths
-
-
-def test_a_list_names_files_only(folder: Path) -> None:
-    Path("list").write_text("-\n@list\n*.wav\n")
-    assert found("@list") == [str(folder / "-"), "@list", "*.wav"]
 
 
 def test_a_list_that_cannot_be_used(folder: Path) -> None:
@@ -221,13 +196,8 @@ def test_names_start_below_what_all_arguments_share(folder: Path) -> None:
     assert names("x/y/../z") == ["c.wav"]
     assert names("x/y/a.wav", "../none.wav") == [f"{folder.name}/x/y/a.wav", "none.wav"]
     assert names("-", "x/y/*.wav") == ["stdin", "a.wav", "b.wav"]
-
-
-def test_names_do_not_depend_on_what_is_in_a_folder() -> None:
-    touch("x/y/a.wav")
-    assert names("x") == ["y/a.wav"]
-    Path("w").mkdir()
-    assert names("x", "w") == ["x/y/a.wav"]
+    Path("w").mkdir()  # whatever is in a folder
+    assert names("x/y", "w") == ["x/y/a.wav", "x/y/b.wav"]
 
 
 def outputs(*arguments: str, formats: tuple[str, ...] = ("txt",), out: str | None = None) -> list[str]:
@@ -239,15 +209,11 @@ def outputs(*arguments: str, formats: tuple[str, ...] = ("txt",), out: str | Non
     return [str(path) for each in paths.values() for path in each.values()]
 
 
-def test_outputs_beside_the_recordings() -> None:
-    touch("x/a.wav", "x/b c.d.MP3")
-    assert outputs("x", formats=("txt", "srt")) == ["x/a.txt", "x/a.srt", "x/b c.d.txt", "x/b c.d.srt"]
-    assert outputs("-", "x/a.wav") == ["stdin.txt", "x/a.txt"]
-
-
-def test_outputs_in_another_tree() -> None:
-    touch("x/y/a.wav", "x/z/a.wav")
-    assert outputs("x", out="o") == ["o/y/a.txt", "o/z/a.txt"]
+def test_outputs_beside_the_recordings_or_in_another_tree() -> None:
+    touch("x/y/a.wav", "x/z/a.wav", "x/b c.d.MP3")
+    assert outputs("x/b*", formats=("txt", "srt")) == ["x/b c.d.txt", "x/b c.d.srt"]
+    assert outputs("-", "x/y/a.wav") == ["stdin.txt", "x/y/a.txt"]
+    assert outputs("x", out="o") == ["o/b c.d.txt", "o/y/a.txt", "o/z/a.txt"]
     assert outputs("x/y/a.wav", "-", out="/o") == ["/o/a.txt", "/o/stdin.txt"]
 
 
@@ -268,20 +234,17 @@ def test_outputs_that_would_be_the_same() -> None:
     assert outputs("-", "stdin") == ["stdin.txt", "stdin.2.txt"]
 
 
-def test_outputs_that_would_be_inputs() -> None:
+def test_outputs_that_would_be_inputs_or_folders() -> None:
     assert outputs("a.wav", "a.TXT") == ["a.wav.txt", "a.TXT.txt"]
     assert outputs("a.wav", "a.TXT", out="o") == ["o/a.txt", "o/a.TXT.txt"]
+    assert outputs("x.wav", "x.txt/y.wav") == ["x.wav.txt", "x.txt/y.txt"]
+    assert outputs("x.wav", "x.txt/y.wav", out="o") == ["o/x.wav.txt", "o/x.txt/y.txt"]
 
 
 def test_outputs_of_an_earlier_run_are_no_inputs() -> None:
     assert outputs("a.wav", "a.txt", "a.srt", "b.mp3", "c.txt") == ["a.txt", "b.txt", "c.txt.txt"]
     assert outputs("a.wav", "a.mp3", "a.wav.txt", "a.mp3.txt") == ["a.wav.txt", "a.mp3.txt"]
     assert outputs("a", "a.txt") == ["a.txt"]
-
-
-def test_outputs_that_would_be_folders() -> None:
-    assert outputs("x.wav", "x.txt/y.wav") == ["x.wav.txt", "x.txt/y.txt"]
-    assert outputs("x.wav", "x.txt/y.wav", out="o") == ["o/x.wav.txt", "o/x.txt/y.txt"]
 
 
 stems = st.sampled_from(["a", "A", "b", "a.wav", "a.2", "stdin", "a.mp3.txt"])

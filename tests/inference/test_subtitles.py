@@ -43,11 +43,8 @@ def spread(texts: str, length: int = 300, pause: int = 50) -> list[Spoken]:
     return [(text, pause, length) for text in texts.split()]
 
 
-def test_nothing_said() -> None:
-    assert cues(transcript([], 5_000)) == []
-
-
 def test_one_line_where_that_is_enough() -> None:
+    assert cues(transcript([], 5_000)) == []
     assert shown(cues(transcript(spread("A " * 20 + "AB", 100)))) == [(50, 3150, "A " * 20 + "AB")]
     [(_, _, text)] = shown(cues(transcript(spread("A " * 20 + "ABC", 100))))
     assert text == "A A A A A A A A A A A/A A A A A A A A A ABC"
@@ -60,13 +57,9 @@ def test_lines_are_balanced_and_the_first_is_not_longer_than_needed() -> None:
     assert text == "AAAAAAAAAAAAAAA/BBBBBBBBBBBBBBB CCCCCCCCCCCCCCC"
 
 
-def test_cues_are_balanced() -> None:
-    made = cues(transcript(spread("ABCDEFGHI " * 10, 400)))  # 100 characters; 84 and 14 would fit as well
-    assert [len(" ".join(cue.lines)) for cue in made] == [49, 49]
-
-
-def test_the_longest_pause_is_where_a_cue_ends() -> None:
-    spoken = spread("ABCDEFGHI " * 10, 400)
+def test_cues_are_balanced_and_end_at_the_longest_pause() -> None:
+    spoken = spread("ABCDEFGHI " * 10, 400)  # 100 characters; 84 and 14 would fit as well
+    assert [len(" ".join(cue.lines)) for cue in cues(transcript(spoken))] == [49, 49]
     spoken[3] = ("PAUSE", 450, 400)
     assert [cue.lines[0].split()[0] for cue in cues(transcript(spoken))] == ["ABCDEFGHI", "PAUSE"]
 
@@ -81,11 +74,8 @@ def test_seven_seconds_are_the_most() -> None:
     assert len(cues(transcript(spoken))) == 1
     spoken[2] = ("THREE", 100, 801)
     assert len(cues(transcript(spoken))) == 2
-
-
-def test_a_long_cry_is_shown_for_seven_seconds() -> None:
-    spoken = [("OH", 500, 9000), ("NO", 0, 1000)]
-    assert shown(cues(transcript(spoken))) == [(500, 7500, "OH"), (9500, 10500, "NO")]
+    cry = [("OH", 500, 9000), ("NO", 0, 1000)]
+    assert shown(cues(transcript(cry))) == [(500, 7500, "OH"), (9500, 10500, "NO")]
 
 
 def test_a_short_word_is_shown_on_or_else_before() -> None:
@@ -94,11 +84,8 @@ def test_a_short_word_is_shown_on_or_else_before() -> None:
     assert shown(cues(transcript([("YES", 400, 200)], after=300))) == [(0, 900, "YES")]  # all that there is
     between = [("ONE", 0, 2000), ("YES", 3000, 200), ("TWO", 700, 2000)]
     assert shown(cues(transcript(between)))[1] == (4900, 5900, "YES")
-
-
-def test_a_short_word_between_short_pauses_is_joined_to_a_neighbour() -> None:
-    spoken = [("ONE", 0, 2000), ("YES", 700, 100), ("TWO", 650, 2000)]
-    assert shown(cues(transcript(spoken))) == [(0, 2000, "ONE"), (2700, 5450, "YES TWO")]
+    joined = [("ONE", 0, 2000), ("YES", 700, 100), ("TWO", 650, 2000)]  # between short pauses
+    assert shown(cues(transcript(joined))) == [(0, 2000, "ONE"), (2700, 5450, "YES TWO")]
 
 
 def test_what_is_crammed_is_shown_as_long_as_can_be() -> None:

@@ -1,6 +1,5 @@
 from itertools import pairwise
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -57,10 +56,5 @@ def test_one_channel() -> None:
     hypothesis = Hypothesis((word("YES", 0, 0.52),), -1, alternatives)
     expected = Transcript((Segment((word("YES", 0, 0.5),)),), 0.5, alternatives)
     assert assemble([hypothesis], 0.5, split=False) == expected
-    assert assemble([Hypothesis((), 0, alternatives[:1])], 0.5, split=True) == Transcript((), 0.5)
-
-
-@pytest.mark.parametrize("split", [False, True])
-def test_silence(split: bool) -> None:
-    transcript = assemble([Hypothesis((), 0.0)], 3, split)
-    assert (transcript.text, transcript.words, transcript.segments) == ("", (), ())
+    silence = assemble([Hypothesis((), 0, alternatives[:1])], 0.5, split=True)
+    assert silence == Transcript((), 0.5) and (silence.text, silence.words) == ("", ())

@@ -14,11 +14,7 @@ from asr.inference.writers import FORMATS, json_line, text_line, word_table
 
 NAME = Path("talks/a b.wav")
 
-WORDS = (
-    Word("IT'S", 0.12, 0.4, 0.98766),
-    Word("ME", 0.4444, 0.8, 1.0),
-    Word("AGAIN", 3661.5, 3663.0, 0.5),
-)
+WORDS = (Word("IT'S", 0.12, 0.4, 0.98766), Word("ME", 0.4444, 0.8, 1.0), Word("AGAIN", 3661.5, 3663.0, 0.5))
 ONE = Transcript(tuple(segments(WORDS)), 3700.00049)
 TWO = Transcript((Segment(WORDS[:2], 0), Segment((Word("R&B", 2.0, 3.5, 1.0),), 1)), 4.0)
 EMPTY = Transcript((), 2.5)
@@ -30,34 +26,22 @@ def written(kind: str, transcript: Transcript) -> str:
 
 def test_the_formats() -> None:
     assert list(FORMATS) == ["txt", "srt", "vtt", "json", "tsv"]
-
-
-def test_txt() -> None:
     assert written("txt", ONE) == "IT'S ME AGAIN\n"
     assert written("txt", TWO) == "0: IT'S ME\n1: R&B\n"
-
-
-def test_srt() -> None:
     assert written("srt", ONE) == (
         "1\n00:00:00,120 --> 00:00:01,120\nIT'S ME\n\n2\n01:01:01,500 --> 01:01:03,000\nAGAIN\n"
     )
     assert written("srt", TWO).endswith("\n\n2\n00:00:02,000 --> 00:00:03,500\nR&B\n")
-
-
-def test_vtt() -> None:
     assert written("vtt", ONE) == (
         "WEBVTT\n\n00:00:00.120 --> 00:00:01.120\nIT'S ME\n\n01:01:01.500 --> 01:01:03.000\nAGAIN\n"
     )
     assert written("vtt", TWO).endswith("\n\n00:00:02.000 --> 00:00:03.500\n<v Channel 1>R&amp;B\n")
+    assert written("tsv", ONE) == "start\tend\ttext\n120\t800\tIT'S ME\n3661500\t3663000\tAGAIN\n"
 
 
 def test_hours_need_not_fit_two_digits() -> None:
     late = Transcript((Segment((Word("LATE", 360_000.0, 360_002.0, 1.0),)),), 360_002.0)
     assert "100:00:00,000 --> 100:00:02,000" in written("srt", late)
-
-
-def test_tsv() -> None:
-    assert written("tsv", ONE) == "start\tend\ttext\n120\t800\tIT'S ME\n3661500\t3663000\tAGAIN\n"
 
 
 def test_json() -> None:
@@ -93,16 +77,10 @@ def test_an_empty_transcript() -> None:
     assert json.loads(written("json", EMPTY)) == expected
 
 
-def test_word_table() -> None:
-    assert word_table(ONE).splitlines() == [
-        "0.12\t0.40\t0.988\tIT'S",
-        "0.44\t0.80\t1.000\tME",
-        "3661.50\t3663.00\t0.500\tAGAIN",
-    ]
+def test_words_and_lines_on_a_terminal() -> None:
+    rows = ["0.12\t0.40\t0.988\tIT'S", "0.44\t0.80\t1.000\tME", "3661.50\t3663.00\t0.500\tAGAIN"]
+    assert word_table(ONE).splitlines() == rows
     assert word_table(EMPTY) == ""
-
-
-def test_a_line_of_text() -> None:
     assert text_line(NAME, ONE, named=False) == "IT'S ME AGAIN"
     assert text_line(NAME, ONE, named=True) == "talks/a b.wav: IT'S ME AGAIN"
     assert text_line(Path("a\nb.wav"), EMPTY, named=True) == "a\\nb.wav: "

@@ -25,24 +25,13 @@ from asr.text import ENGLISH
 from tests.model.test_acoustic import small_model
 from tests.standin import write_bundle
 
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle with 1.2 million weights in its GRU."""
-    torch.manual_seed(0)
-    model = AcousticModel(Architecture(29, layers=1, hidden=256))
-    model.mean.fill_(-4.0)
-    model.std.fill_(2.5)
-    folder = tmp_path_factory.mktemp("whole") / "bundle"
-    settings = {"characters": ENGLISH, "training_data": "none", "wer": {"dev": 0.25}}
-    return save_bundle(folder, model, LogMelConfig(), **settings)
+SETTINGS = {"characters": ENGLISH, "training_data": "none", "wer": {"dev": 0.25}}
 
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
     """A small bundle."""
-    settings = {"characters": ENGLISH, "training_data": "none", "wer": {"dev": 0.25}}
-    return save_bundle(tmp_path / "bundle", small_model(), LogMelConfig(), **settings)
+    return save_bundle(tmp_path / "bundle", small_model(), LogMelConfig(), **SETTINGS)
 
 
 def log_probs(graph: bytes) -> np.ndarray:
@@ -92,14 +81,16 @@ def test_the_graph_expands_int8_exactly(cell: Cell, bidirectional: bool) -> None
 
 
 @pytest.mark.parametrize(("weights", "share", "tolerance"), [("float16", 1 / 2, 1e-2), ("int8", 1 / 4, 5e-2)])
-def test_size_and_precision(
-    whole: Path, tmp_path: Path, weights: WeightType, share: float, tolerance: float
-) -> None:
+def test_size_and_precision(tmp_path: Path, weights: WeightType, share: float, tolerance: float) -> None:
+    torch.manual_seed(0)
+    model = AcousticModel(Architecture(29, layers=1, hidden=256))  # 1.2 million weights in its GRU
+    model.mean.fill_(-4.0)
+    model.std.fill_(2.5)
+    whole = save_bundle(tmp_path / "whole", model, LogMelConfig(), **SETTINGS)
     compress_bundle(whole, tmp_path / "small", weights)
     before, after = ((folder / "model.onnx").read_bytes() for folder in (whole, tmp_path / "small"))
     assert share < len(after) / len(before) < 1.1 * share
-    difference = np.abs(log_probs(before) - log_probs(after)).max()
-    assert 0 < difference < tolerance
+    assert 0 < np.abs(log_probs(before) - log_probs(after)).max() < tolerance
 
 
 def test_only_weight_matrices_change() -> None:
@@ -121,13 +112,8 @@ def test_the_new_bundle_has_all_but_the_weights_for_torch(source: Path, tmp_path
     write_config(source, replace(read_config(source), decoding={"lm_weight": 0.5}))
     config = compress_bundle(source, tmp_path / "new" / "small", "int8")
     small = tmp_path / "new" / "small"
-    assert {path.name for path in small.iterdir()} == {
-        "config.json",
-        "model.onnx",
-        "lm.bin",
-        "lexicon.txt",
-        "README.md",
-    }
+    names = {path.name for path in small.iterdir()}
+    assert names == {"config.json", "model.onnx", "lm.bin", "lexicon.txt", "README.md"}
     assert read_config(small) == config
     original = read_config(source)
     digest = hashlib.sha256((small / "model.onnx").read_bytes()).hexdigest()
@@ -141,14 +127,7 @@ def test_the_new_bundle_has_all_but_the_weights_for_torch(source: Path, tmp_path
     assert card.endswith("The weights are int8 here; WERs above this line are of float32 weights.\n")
 
 
-def test_it_transcribes_like_the_original(source: Path, tmp_path: Path) -> None:
-    compress_bundle(source, tmp_path / "small", "int8")
-    samples = 0.1 * np.random.default_rng(1).standard_normal(16_000)
-    expected, found = (load_model(b, threads=1).posteriors(samples) for b in (source, tmp_path / "small"))
-    np.testing.assert_allclose(found, expected, atol=5e-2)
-
-
-def test_what_is_measured_goes_into_the_bundle(source: Path, tmp_path: Path) -> None:
+def test_it_transcribes_like_the_original_and_notes_what_is_measured(source: Path, tmp_path: Path) -> None:
     seen = []
 
     def measure(folder: Path) -> dict[str, float]:
@@ -158,44 +137,37 @@ def test_what_is_measured_goes_into_the_bundle(source: Path, tmp_path: Path) -> 
     compress_bundle(source, tmp_path / "small", "int8", measure)
     assert seen == [("int8", False)]
     assert read_config(tmp_path / "small").wer == {"dev, float32 weights": 0.25, "test, int8 weights": 0.3}
+    samples = 0.1 * np.random.default_rng(1).standard_normal(16_000)
+    expected, found = (load_model(b, threads=1).posteriors(samples) for b in (source, tmp_path / "small"))
+    np.testing.assert_allclose(found, expected, atol=5e-2)
 
 
-def test_nothing_is_left_where_measuring_fails(source: Path, tmp_path: Path) -> None:
+def test_an_earlier_bundle_is_replaced_as_a_whole_or_not_at_all(source: Path, tmp_path: Path) -> None:
     def fail(folder: Path) -> dict[str, float]:
         raise AsrError("no such manifest")
 
+    small = tmp_path / "small"
+    compress_bundle(source, small, "int8")
+    (small / "lexicon.txt").write_text("OLD\n")
     with pytest.raises(AsrError, match="no such manifest"):
-        compress_bundle(source, tmp_path / "small", "int8", fail)
-    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
-
-
-def test_an_earlier_bundle_is_replaced_as_a_whole(source: Path, tmp_path: Path) -> None:
-    compress_bundle(source, tmp_path / "small", "int8")
-    (tmp_path / "small" / "lexicon.txt").write_text("OLD\n")
-    compress_bundle(source, tmp_path / "small", "float16")
-    assert sorted(p.name for p in (tmp_path / "small").iterdir()) == [
-        "README.md",
-        "config.json",
-        "model.onnx",
-    ]
+        compress_bundle(source, small, "float16", fail)
+    assert read_config(small).weights == "int8" and (small / "lexicon.txt").exists()
+    compress_bundle(source, small, "float16")
+    assert sorted(p.name for p in small.iterdir()) == ["README.md", "config.json", "model.onnx"]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["bundle", "small"]
 
 
 @pytest.mark.parametrize(("weights", "rounding"), [("float16", 1e-3), ("int8", 1 / 250)])
 def test_weights_to_train_on_with(source: Path, tmp_path: Path, weights: WeightType, rounding: float) -> None:
-    for _ in range(2):  # such a bundle may be replaced: the weights can be made again
+    for _ in range(2):  # such a bundle may be replaced: its weights can be made again
         compress_bundle(source, tmp_path / "small", weights, with_torch=True)
     whole, small = (load_acoustic_model(folder).state_dict() for folder in (source, tmp_path / "small"))
     assert small.keys() == whole.keys() and small["output.weight"].dtype == torch.float32
     for name, weight in whole.items():
         torch.testing.assert_close(small[name], weight, rtol=1e-3, atol=rounding * float(weight.abs().max()))
-
-
-def test_torch_and_onnx_runtime_have_the_same_int8_weights(source: Path, tmp_path: Path) -> None:
-    small = tmp_path / "small"
-    compress_bundle(source, small, "int8", with_torch=True)
-    graph = (small / ONNX).read_bytes()
-    assert check_parity(load_acoustic_model(small), LogMelConfig(), graph) < 1e-4
+    graph = (tmp_path / "small" / ONNX).read_bytes()
+    parity = check_parity(load_acoustic_model(tmp_path / "small"), LogMelConfig(), graph)
+    assert parity < (1e-4 if weights == "int8" else 1e-2)  # in float16, torch has small biases as well
 
 
 def refused(source: Path, target: Path, *parts: str, weights: WeightType = "int8") -> None:
@@ -219,22 +191,16 @@ def test_bundles_that_are_refused(source: Path, tmp_path: Path) -> None:
     refused(source, letters, f"{letters}: ", "not a model bundle")
     assert (letters / "config.json").read_text() == '{"dear": "Ann"}'
     foreign = write_bundle(tmp_path / "standin")
-    refused(foreign, other, f"{foreign}/model.onnx: ", "no weight matrix")
+    refused(foreign, other, f"{foreign}: ", "no weight matrix")
     (source / "model.onnx").write_bytes(b"graph")
     refused(source, other, f"{source}/model.onnx: ", "checksum")
-    write_config(source, read_config(source))
-    refused(source, other, f"{source}/model.onnx: ", "not an ONNX graph")
     assert not other.exists()
     assert len(list(tmp_path.iterdir())) == 5
 
 
 @pytest.mark.parametrize(
     ("value", "weights", "message"),
-    [
-        (1e5, "float16", "range of float16"),
-        (np.nan, "int8", "not a number"),
-        (np.inf, "int8", "not a number"),
-    ],
+    [(1e5, "float16", "float16"), (np.nan, "int8", "not a number"), (np.inf, "int8", "not a number")],
 )
 def test_weights_that_cannot_be_represented(value: float, weights: WeightType, message: str) -> None:
     model = small_model()
