@@ -14,35 +14,22 @@ if TYPE_CHECKING:
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _HOMES = {
-    "Alternative": "asr.decoding.types",
-    "LoadOptions": "asr.inference.decoder",
-    "Segment": "asr.inference.transcript",
-    "TranscribeOptions": "asr.inference.transcriber",
-    "Transcriber": "asr.inference.transcriber",
-    "Transcript": "asr.inference.transcript",
-    "Word": "asr.decoding.types",
-    "load_model": "asr.inference.transcriber",
-    "transcribe": "asr.inference.transcriber",
+    "asr.decoding.types": ("Alternative", "Word"),
+    "asr.inference.decoder": ("LoadOptions",),
+    "asr.inference.transcriber": ("TranscribeOptions", "Transcriber", "load_model", "transcribe"),
+    "asr.inference.transcript": ("Segment", "Transcript"),
 }
 
-__all__ = [
-    "Alternative",
-    "LoadOptions",
-    "Segment",
-    "TranscribeOptions",
-    "Transcriber",
-    "Transcript",
-    "Word",
-    "load_model",
-    "transcribe",
-]
+__all__ = ["Alternative", "LoadOptions", "Segment", "TranscribeOptions", "Transcriber", "Transcript", "Word"]
+__all__ += ["load_model", "transcribe"]
 
 
 def __getattr__(name: str) -> Any:
     """Import public names on first use, so that `import asr` is cheap."""
-    if name not in _HOMES:
-        raise AttributeError(f"module 'asr' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(module), name)
+    raise AttributeError(f"module 'asr' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -6,6 +6,7 @@ Nothing heavy is imported before a command is chosen.
 import argparse
 import math
 import os
+import shlex
 import sys
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
@@ -19,6 +20,7 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from asr import commands
 from asr.console import exit_code, open_output
+from asr.errors import UsageError
 from data_prep import CORPORA
 
 Options = TypeVar("Options")
@@ -73,6 +75,10 @@ def _run(arguments: list[str]) -> int:
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if arguments[:1] == ["train"]:
         return commands.train(arguments[1:])  # LightningCLI parses them
+    words = {name.split()[0] for names in COMMANDS.values() for name in names}
+    if arguments and arguments[0] not in words and os.path.isfile(arguments[0]):  # noqa: PTH113 (any string)
+        file = arguments[0]
+        raise UsageError(f"{file}: a file, not a command; try asr transcribe {shlex.quote(file)}")
     given = vars(_parser(arguments).parse_args(arguments))
     return int(given["run"](*(read_flags(options, given) for options in given["options"])))
 
@@ -81,9 +87,8 @@ def _parser(arguments: list[str]) -> argparse.ArgumentParser:
     """Build the parser: every command, but only the flags of the one that `arguments` begin with."""
     rows = [name for section in COMMANDS.values() for name in section]
     summaries = {f"prepare {name}": help for name, help in CORPORA.items()}
-    summaries |= {
-        name: _summary(getattr(commands, name.replace(" ", "_"))) for name in rows if name not in summaries
-    }
+    own = (name for name in rows if name not in summaries)
+    summaries |= {name: _summary(getattr(commands, name.replace(" ", "_"))) for name in own}
     overview = ["Speech recognition: log-mel features, bidirectional GRU, CTC."]
     for title, names in COMMANDS.items():
         overview += ["", f"{title}:", *(f"  {name:<20} {summaries[name]}" for name in names)]
@@ -101,15 +106,15 @@ def _parser(arguments: list[str]) -> argparse.ArgumentParser:
         for name, metavar in GROUPS.items()
     }
     for name in rows:
-        group, _, last = name.rpartition(" ")
-        subparser = (groups[group] if group else top).add_parser(
-            last, help=summaries[name], description=f"{summaries[name]}."
-        )
+        first, _, last = name.rpartition(" ")
+        subparser = groups.get(first, top).add_parser(last, help=summaries[name])
+        subparser.description = f"{summaries[name]}."
         if name.split() == arguments[: len(name.split())]:
             run, options = _find(name)
             subparser.set_defaults(run=run, options=options)
             for cls in options:
-                add_flags(subparser, cls, cls is not options[0], OMITTED.get(name, ()))
+                group = subparser if cls is options[0] else subparser.add_argument_group(_summary(cls))
+                add_flags(group, cls, OMITTED.get(name, ()))
     return parser
 
 
@@ -130,26 +135,19 @@ def _summary(documented: Any) -> str:
 
 
 def add_flags(
-    parser: argparse.ArgumentParser, options: type, group: bool = False, omitted: Collection[str] = ()
+    target: "argparse._ActionsContainer", options: type, omitted: Collection[str] = (), defaults: bool = True
 ) -> None:
-    """Add an argument for each field of a dataclass, in a group titled by its docstring if `group`.
+    """Add an argument for each field of a dataclass; show the `defaults` in its help.
 
     A field without default is required; what is not given is left out of the namespace. Metadata: `help`;
     `metavar`; `choices`; `least` and `most`, the range of a number; `positional`; `flag`, a name other than
     the field's; `repeat`, for a tuple with one value a flag; `hidden`, for no argument; `fields_of`, another
     dataclass whose fields are arguments, and those given the items of this mapping.
     """
-    target = parser.add_argument_group(_summary(options)) if group else parser
-    _add_fields(target, options, omitted)
-
-
-def _add_fields(
-    target: "argparse._ActionsContainer", options: type, omitted: Collection[str], defaults: bool = True
-) -> None:
     hints = get_type_hints(options)
     for field in fields(options):
         if "fields_of" in field.metadata:
-            _add_fields(target, field.metadata["fields_of"], omitted, defaults=False)
+            add_flags(target, field.metadata["fields_of"], omitted, defaults=False)
         elif field.name not in omitted and not field.metadata.get("hidden"):
             names, settings = _argument(field, hints[field.name])
             target.add_argument(*names, help=_help(field, defaults), **settings)
@@ -188,13 +186,12 @@ def _argument(field: "Field[Any]", hint: Any) -> tuple[list[str], dict[str, Any]
         kinds = [kind for kind in get_args(hint) if kind not in (NoneType, Ellipsis)]
     if get_origin(hint) is tuple:
         settings |= {"action": "append"} if meta.get("repeat") else {"nargs": "+"}
-    choices = meta.get("choices") or (get_args(kinds[0]) if len(kinds) == 1 else ())
-    if choices:
+    if choices := meta.get("choices") or (get_args(kinds[0]) if len(kinds) == 1 else ()):
         settings |= {"choices": choices, "type": type(choices[0])}
     else:
         settings["type"] = partial(_value, kinds, meta.get("least", -math.inf), meta.get("most", math.inf))
-    if "dest" in settings and not choices:
-        settings["metavar"] = _METAVARS.get(kinds[0])
+        if "dest" in settings:
+            settings["metavar"] = _METAVARS.get(kinds[0])
     if "metavar" in meta:
         settings["metavar"] = meta["metavar"]
     return names, settings

@@ -49,8 +49,9 @@ def _load(
     return load_model(bundle, threads, load)
 
 
-def _print_json(text: str) -> None:
-    open_output("utf-8")
+def _print(text: str, json: bool = False) -> None:
+    if json:
+        open_output("utf-8")
     print(text, flush=True)
 
 
@@ -82,6 +83,7 @@ class Transcribe:
 def transcribe(args: Transcribe, options: "TranscribeOptions", load: "LoadOptions") -> int:
     """Transcribe recordings to text, subtitles or JSON."""
     from asr.inference.inputs import find_recordings, output_paths
+    from asr.inference.writers import json_line, text_line
 
     formats = _formats(args)
     if options.n_best > 1 and (load.greedy or not (args.json or "json" in formats)):
@@ -97,11 +99,18 @@ def transcribe(args: Transcribe, options: "TranscribeOptions", load: "LoadOption
         return 1 if failures else 0
     model = _load(args.model, args.threads, load, options.hotwords)
     _trim_memory()
-    write = partial(_write, outputs) if formats else partial(_print, args.json, len(recordings) > 1)
+    named = len(recordings) > 1
     with progress(seconds=_seconds(recordings), count=len(recordings)) as update:
         paths = (recording.path for recording in recordings)
         for path, result in model.transcribe_files(paths, options, lambda seconds: update(seconds=seconds)):
-            found = [str(result)] if isinstance(result, AsrError) else list(write(path, result))
+            found: list[str] = []
+            if isinstance(result, AsrError):
+                found = [str(result)]
+            elif formats:
+                found = list(_write(outputs[path], path, result))
+            else:
+                line = json_line(path, result) if args.json else text_line(path, result, named)
+                _print(line, args.json)
             for failure in found:
                 print_error(failure)
             failures += found
@@ -121,22 +130,12 @@ def _formats(args: Transcribe) -> tuple[str, ...]:
     return tuple(kind for kind in FORMATS if kind in asked or "all" in asked)
 
 
-def _print(json: bool, named: bool, path: Path, transcript: "Transcript") -> Iterator[str]:
-    from asr.inference import writers
-
-    if json:
-        _print_json(writers.json_line(path, transcript))
-    else:
-        print(writers.text_line(path, transcript, named), flush=True)
-    return iter(())
-
-
-def _write(outputs: dict[Path, dict[str, Path]], path: Path, transcript: "Transcript") -> Iterator[str]:
+def _write(targets: dict[str, Path], path: Path, transcript: "Transcript") -> Iterator[str]:
     """Write a transcript in each format; yield what fails."""
     from asr.files import atomic_write
     from asr.inference.writers import FORMATS
 
-    for kind, target in outputs[path].items():
+    for kind, target in targets.items():
         try:
             with atomic_write(target) as file:
                 file.write(FORMATS[kind](transcript, path))
@@ -183,10 +182,8 @@ def align(args: Align) -> int:
     announce_compilation()
     model = load_model(args.model, args.threads, LoadOptions(greedy=True, lexicon=args.lexicon))
     transcript = model.align(args.audio, text)
-    if args.json:
-        _print_json(writers.json_line(args.audio, transcript))
-    else:
-        print(writers.word_table(transcript))
+    show = partial(writers.json_line, args.audio) if args.json else writers.word_table
+    _print(show(transcript), args.json)
     return 0
 
 
@@ -215,10 +212,7 @@ def info(args: Info) -> int:
     from asr.model.info import read_info
 
     found = read_info(resolve_bundle(args.bundle))
-    if args.json:
-        _print_json(found.to_json())
-    else:
-        print(found.to_text())
+    _print(found.to_json() if args.json else found.to_text(), args.json)
     return 0
 
 
@@ -255,9 +249,8 @@ def export(args: Export) -> int:
         reports.extend(_measure(args, compressed))
         name = _names(_manifests(args.manifests))
         rates = (round(report.words.rate, 6) for report in reports)
-        return {
-            f"{name}, {w} weights": rate for w, rate in zip(("float32", args.weights), rates, strict=True)
-        }
+        kinds = (f"{name}, {weights} weights" for weights in ("float32", args.weights))
+        return dict(zip(kinds, rates, strict=True))
 
     compress_bundle(
         args.bundle, out, args.weights, measure if args.manifests else None, with_torch=args.with_torch
@@ -288,16 +281,14 @@ def _measure(args: Export, compressed: Path) -> "tuple[Report, Report]":
         if not words.length:
             raise AsrError(f"{_names(manifests)}: no word to score; name another manifest")
         print(f"WER with {weights} weights: {100 * words.rate:.2f} % ({words.errors} of {words.length})")
-    change = compare(before.scores, after.scores)
-    print("difference: " + _difference(change))
+    print("difference: " + _difference(compare(before.scores, after.scores)))
     return before, after
 
 
 def _names(manifests: list[Path]) -> str:
     """Name manifests by their files, or by their folders if the file has the usual name."""
-    return " + ".join(
-        path.resolve().parent.name if path.name == "manifest.jsonl" else path.stem for path in manifests
-    )
+    usual = "manifest.jsonl"
+    return " + ".join(path.resolve().parent.name if path.name == usual else path.stem for path in manifests)
 
 
 def prepare(prepare_corpus: "Callable[[Any], list[Problem]]", options: Any) -> int:
@@ -401,7 +392,7 @@ def evaluate(
             report.plot({resolve_bundle(args.model).name: result}, args.plot)
     finally:  # the report is worth more than its files
         if args.json:
-            _print_json((plain or result).to_json())
+            _print((plain or result).to_json(), json=True)
         elif plain:
             report.print_report(plain)
         else:
@@ -433,8 +424,8 @@ def compare(args: Compare) -> int:
 
 
 def _difference(found: "Comparison") -> str:
-    interval = f"95 % interval {100 * found.low:+.2f} to {100 * found.high:+.2f}"
-    return f"{100 * found.difference:+.2f} points, {interval}"
+    low, high = 100 * found.low, 100 * found.high
+    return f"{100 * found.difference:+.2f} points, 95 % interval {low:+.2f} to {high:+.2f}"
 
 
 TEXTS = "one sentence a line; plain, gzip, xz or bzip2; - for standard input"
@@ -450,16 +441,15 @@ class LmTrain:
 
 def lm_train(args: LmTrain, options: "LmOptions") -> int:
     """Estimate an n-gram language model from text."""
+    from asr.lm import estimate
     from asr.lm.arpa import write_arpa
-    from asr.lm.estimate import FALLBACK
-    from asr.lm.estimate import train as estimate
 
     if args.arpa == args.out:
         raise AsrError(f"{args.out}: --out and --arpa name the same file")
     for path in filter(None, (args.out, args.arpa)):
         check_output(path)
     with progress() as update:
-        trained = estimate(args.texts, options, update)
+        trained = estimate.train(args.texts, options, update)
         update("writing")
         trained.lm.save(args.out)
         if args.arpa:
@@ -468,8 +458,9 @@ def lm_train(args: LmTrain, options: "LmOptions") -> int:
     rows = zip(trained.counted, trained.lm.counts, trained.discounts, strict=True)
     for n, (counted, kept, discounts) in enumerate(rows, 1):
         steps = ", ".join(f"{value:.4f}" for value in discounts)
-        note = " (the usual ones: the text is too small or too regular)" if discounts == FALLBACK else ""
-        print(f"  {n}-grams: {kept} of {counted}, discounts {steps}{note}")
+        if discounts == estimate.FALLBACK:
+            steps += " (the usual ones: the text is too small or too regular)"
+        print(f"  {n}-grams: {kept} of {counted}, discounts {steps}")
     return 0
 
 
@@ -552,7 +543,7 @@ def lm_score(args: LmScore) -> int:
 
     result = perplexity(packed.load(args.lm), args.texts)
     if args.json:
-        print(result.to_json())
+        _print(result.to_json(), json=True)
         return 0
     rate = f" ({100 * result.unknown_rate:.2f} %)" if result.words else ""
     print(f"{result.sentences} sentences, {result.words} words, {result.unknown} of them unknown{rate}")

@@ -130,6 +130,12 @@ def test_flags_are_checked(arguments: str, capsys: Output) -> None:
     assert arguments.split()[0] in capsys.readouterr().err.splitlines()[-1]
 
 
+def test_a_file_in_place_of_a_command(tmp_path: Path, capsys: Output) -> None:
+    path = record(tmp_path / "a talk.wav", "ONE")
+    assert main([str(path)]) == 2
+    one_line(capsys, path, f"asr transcribe '{path}'")
+
+
 def test_version(capsys: Output) -> None:
     assert usage("--version") == 0
     assert capsys.readouterr().out == f"asr {version('asr')}\n"
@@ -323,6 +329,8 @@ def test_exit_codes(error: BaseException, code: int, message: str, capsys: Outpu
 
     assert exit_code(fail) == code
     assert capsys.readouterr() == ("", f"asr: {message}\n")
+    with pytest.raises(ZeroDivisionError):  # a bug is not hidden
+        exit_code(lambda: 1 // 0)
 
 
 def test_compilation_is_announced_once(capsys: Output, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -333,11 +341,6 @@ def test_compilation_is_announced_once(capsys: Output, monkeypatch: pytest.Monke
     announce_compilation()
     assert one(1) == 2 and one(1.5) == 2.5
     one_line(capsys, "compiling the decoder")
-
-
-def test_a_bug_is_not_hidden() -> None:
-    with pytest.raises(ZeroDivisionError):
-        exit_code(lambda: 1 // 0)
 
 
 def test_control_c(standin_bundle: Path, tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from tests.standin import speak
 from tests.test_cli import record
 
 Output = pytest.CaptureFixture[str]
+TRANSCRIBE: list[str | Path] = [sys.executable, "-m", "asr.cli", "transcribe"]
 
 
 def run(bundle: Path, *arguments: str | Path) -> int:
@@ -59,20 +60,14 @@ def test_an_impossible_name_stops_nothing(standin_bundle: Path, tmp_path: Path, 
     assert run(standin_bundle, *paths, "--format", "txt", "--skip-existing") == 1
     assert (tmp_path / "good.txt").read_text() == "GOOD\n"
     assert capsys.readouterr().err.count("\n") == 1
-    command = [sys.executable, "-m", "asr.cli", "transcribe", *paths, "--model", standin_bundle]
+    command = [*TRANSCRIBE, *paths, "--model", standin_bundle]
     assert on_terminal(command, status=1)[0].endswith(b"GOOD\n")
 
 
-@pytest.mark.parametrize(
-    "flags",
-    [
-        "--skip-existing",
-        "--json --format txt",
-        "--n-best 2",
-        "--n-best 2 --json --greedy",
-        "--greedy --beam 4",
-    ],
-)
+EXCLUSIVE = "--skip-existing; --json --format txt; --n-best 2; --n-best 2 --json --greedy; --greedy --beam 4"
+
+
+@pytest.mark.parametrize("flags", EXCLUSIVE.split("; "))
 def test_flags_that_exclude_each_other(
     standin_bundle: Path, tmp_path: Path, flags: str, capsys: Output
 ) -> None:
@@ -91,11 +86,9 @@ def test_every_format_has_a_writer(standin_bundle: Path, tmp_path: Path) -> None
 
 def test_standard_input(standin_bundle: Path, tmp_path: Path) -> None:
     path = record(tmp_path / "a.wav", "FROM A PIPE")
-    command = [sys.executable, "-m", "asr.cli", "transcribe", "-", "--model", str(standin_bundle)]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    assert process.stdin is not None
-    out, _ = process.communicate(path.read_bytes())
-    assert (process.returncode, out) == (0, b"FROM A PIPE\n")
+    command = [*TRANSCRIBE, "-", "--model", standin_bundle]
+    done = subprocess.run(command, input=path.read_bytes(), stdout=subprocess.PIPE, check=True)
+    assert done.stdout == b"FROM A PIPE\n"
 
 
 def test_channels_as_a_dialogue(standin_bundle: Path, tmp_path: Path, capsys: Output) -> None:
@@ -199,8 +192,8 @@ def test_killed_and_gone_on(standin_bundle: Path, tmp_path: Path) -> None:
     for text in texts:
         record(tmp_path / "in" / f"{text}.wav", text + 100 * " ")  # twelve seconds, five groups in all
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "asr.cli", "transcribe", str(tmp_path / "in"), "--model",
-               str(standin_bundle), "--out", str(out), "--skip-existing", "--threads", "1"]  # fmt: skip
+    options = ["--model", standin_bundle, "--out", out, "--skip-existing", "--threads", "1"]
+    command = [*TRANSCRIBE, tmp_path / "in", *options]
     process = subprocess.Popen(command)
     while process.poll() is None and len(list(out.glob("*.txt"))) < 10:
         time.sleep(0.002)
@@ -239,7 +232,7 @@ def on_terminal(command: list[str | Path], status: int = 0, **options: Any) -> t
 
 def test_progress_on_a_terminal(standin_bundle: Path, tmp_path: Path) -> None:
     path = record(tmp_path / "a.wav", "A WORD " * 300)
-    command = [sys.executable, "-m", "asr.cli", "transcribe", path, "--model", standin_bundle]
+    command = [*TRANSCRIBE, path, "--model", standin_bundle]
     out, shown = on_terminal(command)
     assert out.decode() == ("A WORD " * 300).strip() + "\n"
     assert "of 4.2 min" in shown and "x real time" in shown
@@ -251,7 +244,7 @@ def test_progress_on_a_terminal(standin_bundle: Path, tmp_path: Path) -> None:
 
 def test_progress_does_not_read_a_pipe(standin_bundle: Path, tmp_path: Path) -> None:
     path = record(tmp_path / "a.wav", "ONCE ONLY")
-    command = [sys.executable, "-m", "asr.cli", "transcribe", "/dev/stdin", "--model", standin_bundle]
+    command = [*TRANSCRIBE, "/dev/stdin", "--model", standin_bundle]
     with subprocess.Popen(["cat", path], stdout=subprocess.PIPE) as source:
         out, _ = on_terminal(command, stdin=source.stdout)
     assert out == b"ONCE ONLY\n"

@@ -29,7 +29,9 @@ def versions(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     return installed
 
 
-@pytest.mark.parametrize("name", ["torch", "torchaudio", "pytorch-lightning", "joblib", "onnx"])
+@pytest.mark.parametrize(
+    "name", ["torch", "torchaudio", "pytorch-lightning", "jsonargparse", "joblib", "onnx"]
+)
 def test_a_missing_package(versions: dict[str, str], name: str) -> None:
     extra.require_train()
     del versions[name]
@@ -62,14 +64,9 @@ def test_a_broken_pair(
 
 
 def test_the_advice_is_what_the_package_requires() -> None:
+    assert not {"numpy", "pytest", "ruff"} & set(extra._packages())  # of no extra, or another
     stated = {r.partition(";")[0] for r in requires("asr") or [] if "train" in r}
     for name in ("torch", "torchaudio"):
         [requirement] = [r for r in stated if r.startswith((f"{name}<", f"{name}>"))]
         lower, upper = sorted(requirement.removeprefix(name).strip().split(","), reverse=True)
         assert f"'{name}{lower},{upper}'" in extra._INSTALL
-
-
-def test_packages_of_the_extra() -> None:
-    names = extra._packages()
-    assert {"torch", "torchaudio", "pytorch-lightning", "jsonargparse", "joblib", "onnx"} <= set(names)
-    assert not {"numpy", "pytest", "ruff"} & set(names)

@@ -55,16 +55,11 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(command: str, place: Path) -> "subprocess.CompletedProcess[str]":
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+def run(command: str | list[str], place: Path) -> "subprocess.CompletedProcess[str]":
+    env = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    shell = isinstance(command, str)
     return subprocess.run(
-        command,
-        shell=True,
-        cwd=place,
-        env={**os.environ, "PATH": path},
-        capture_output=True,
-        text=True,
-        timeout=280,
+        command, shell=shell, cwd=place, env=env, capture_output=True, text=True, timeout=280
     )
 
 
@@ -85,9 +80,7 @@ def test_command(command: str, place: Path) -> None:
 
 @pytest.mark.parametrize("block", [block for kind, block in BLOCKS if kind == "python"])
 def test_python(block: str, place: Path) -> None:
-    process = subprocess.run(
-        [sys.executable, "-c", block], cwd=place, capture_output=True, text=True, timeout=280
-    )
+    process = run([sys.executable, "-c", block], place)
     assert process.returncode == 0, process.stderr[-2000:]
 
 
