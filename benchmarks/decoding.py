@@ -43,14 +43,7 @@ from asr.lm.arpa import write_arpa
 from asr.lm.ngram import NgramLM
 from asr.model.bundle import LEXICON, LM
 from asr.text import BLANK, Tokenizer
-from benchmarks import (
-    add_corpus,
-    bundle_path,
-    new_parser,
-    read_utterances,
-    time_alternately,
-    word_counts,
-)
+from benchmarks import add_corpus, bundle_path, new_parser, read_utterances, time_alternately, word_counts
 
 BEAMS = (50, 200, 800)
 LN10 = math.log(10)

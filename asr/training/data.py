@@ -294,12 +294,7 @@ class SpeechData(pl.LightningDataModule):
         assert trainer is not None
         budget = int(self.batch_seconds * self.log_mel.sample_rate / self.log_mel.hop / trainer.world_size)
         sampler = BucketSampler(
-            dataset.lengths,
-            budget,
-            seed=seed,
-            rank=trainer.global_rank,
-            ranks=trainer.world_size,
-            skip=skip,
+            dataset.lengths, budget, seed=seed, rank=trainer.global_rank, ranks=trainer.world_size, skip=skip
         )
         # A batch is one gather from memory maps, so worker processes would only add latency. The loader's
         # own generator keeps it from drawing on the global one, which would break exact resuming.

@@ -84,8 +84,7 @@ def test_every_kind_of_damage_is_reported(corpus: Path, tmp_path: Path) -> None:
         Problem("174-50-0000", f"audio without transcript: {other.parent}/174-50-0000.flac"),
         Problem("84-121-0009", f"audio without transcript: {chapter}/84-121-0009.flac"),
         Problem(
-            "84-121-0005",
-            f"{chapter}/84-121-0005.flac: cannot read the recording (Format not recognised)",
+            "84-121-0005", f"{chapter}/84-121-0005.flac: cannot read the recording (Format not recognised)"
         ),
         Problem("84-121-0003", "the text is empty"),
         Problem("84-121-0004", "characters outside the vocabulary: '5É' in 'CAFÉ NO 5'"),
