@@ -30,18 +30,15 @@ def read(path: Path) -> list[Utterance]:
     """
     try:
         content = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise ManifestError(f"{path}: cannot read the manifest ({error.strerror})") from None
-    except UnicodeDecodeError as error:
-        raise ManifestError(f"{path}: not UTF-8 (byte {error.start})") from None
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ManifestError(f"{path}: cannot read the manifest ({reason})") from None
     utterances: dict[str, Utterance] = {}
     for number, line in enumerate(content.split("\n"), start=1):  # splitlines() would also split strings
         if not line.strip():
             continue
         try:
-            utterance = _parse(json.loads(line), path.parent)
-        except json.JSONDecodeError as error:
-            raise ManifestError(f"{path}:{number}: not JSON ({error.msg}, column {error.colno})") from None
+            utterance = parse(json.loads(line), path.parent)
         except (ValueError, RecursionError) as error:
             raise ManifestError(f"{path}:{number}: {error}") from None
         if utterance.id in utterances:
@@ -52,36 +49,31 @@ def read(path: Path) -> list[Utterance]:
     return list(utterances.values())
 
 
-def _parse(row: Any, folder: Path) -> Utterance:
+def parse(row: Any, folder: Path) -> Utterance:
+    """Convert a decoded line. Raises ValueError if it is no object or a value is missing or wrong."""
     if not isinstance(row, dict):
         raise ValueError("expected one JSON object per line")
-    for key in ("audio_filepath", "duration", "text"):
-        if key not in row:
-            raise ValueError(f"the key {key!r} is missing")
-    if not isinstance(row["text"], str) or not isinstance(row["audio_filepath"], str):
-        raise ValueError("text and audio_filepath must be strings")
+    for key in ("audio_filepath", "text"):
+        if not isinstance(row.get(key), str):
+            raise ValueError(f"the key {key!r} is missing or not a string")
     if not row["audio_filepath"]:
         raise ValueError("audio_filepath is empty")
-    if row.get("offset"):
+    if row.get("offset") not in (None, "", 0, "0", "0.0"):
         raise ValueError("offset into a longer recording is not supported; cut the recording first")
-    name, speaker = row.get("id"), row.get("speaker")
+    value, name, speaker = row.get("duration"), row.get("id"), row.get("speaker")
+    try:
+        duration = math.nan if isinstance(value, bool) else float(row["duration"])
+    except (KeyError, TypeError, ValueError, OverflowError):
+        duration = math.nan
+    if not 0 <= duration < math.inf:
+        raise ValueError(f"duration {value!r} is not a number of seconds")
     return Utterance(
         id=Path(row["audio_filepath"]).with_suffix("").as_posix() if name is None else str(name),
         audio_filepath=folder / row["audio_filepath"],
-        duration=_seconds(row["duration"]),
+        duration=duration,
         text=row["text"],
         speaker=None if speaker is None else str(speaker),
     )
-
-
-def _seconds(value: Any) -> float:
-    try:
-        seconds = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError, OverflowError):
-        seconds = math.nan
-    if not 0 <= seconds < math.inf:
-        raise ValueError(f"duration {value!r} is not a number of seconds")
-    return seconds
 
 
 def write(path: Path, utterances: Iterable[Utterance]) -> None:

@@ -6,6 +6,7 @@ The modules of `data_prep` find the utterances of a corpus and pass them to `pre
 import errno
 import hashlib
 import json
+import math
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from asr import audio, manifest
 from asr.console import progress
@@ -32,6 +33,8 @@ if TYPE_CHECKING:  # imports torch, which neither --help nor a lexicon needs
 SHARD_SECONDS = 1_800.0
 """Maximum speech per shard; few hold less than two thirds of it."""
 
+Item = TypeVar("Item")
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -46,6 +49,10 @@ class Problem:
     name: str
     reason: str
     speed: float = 1.0
+
+    def __post_init__(self) -> None:
+        for key in ("name", "reason"):
+            object.__setattr__(self, key, " ".join(getattr(self, key).split()))
 
     def __str__(self) -> str:
         return f"{self.name}: {self.reason}" + (f" (speed {self.speed:g})" if self.speed != 1.0 else "")
@@ -90,54 +97,60 @@ def prepare_part(
         if (earlier := _read_finished(out, fingerprint)) is not None:
             report.add(earlier)
             _log(f"{out}: already done")
-            return report.problems
+            return list(report)
         report.add([*problems, *faults])
         _extract(out, shards, config, jobs, report)
         summary, kept = _write_index(out, usable, tokenizer, report)
-        _write_problems(out / "problems.txt", report.problems)
+        with atomic_write(out / "problems.txt") as file:  # name, reason and speed, separated by tabs
+            for p in report:
+                file.write(f"{p.name}\t{p.reason}" + (f"\t{p.speed}" if p.speed != 1.0 else "") + "\n")
         if not kept:
             raise PrepareError(f"{out}: no usable utterance; see {out / 'problems.txt'}")
         manifest.write(out / "manifest.jsonl", _relative(kept, out))
         store.write_meta(out, summary, config, fingerprint)
     hours = summary.frames * FrameGrid(hop=config.hop).hop_seconds / 3600
-    count = f"{len(report.problems)} problem{'s' * (len(report.problems) != 1)}"
+    count = f"{len(report)} problem{'s' * (len(report) != 1)}"
     _log(f"{out}: {summary.utterances} utterances, {hours:.2f} h, {count}")
-    return report.problems
+    return list(report)
 
 
 def _log(message: object) -> None:
     print(message, file=sys.stderr)
 
 
-class _Report:
-    """Collects distinct problems, each on one line, and prints them as they occur."""
-
-    def __init__(self) -> None:
-        self._seen: dict[Problem, None] = {}
-
-    @property
-    def problems(self) -> list[Problem]:
-        return list(self._seen)
+class _Report(dict[Problem, None]):
+    """Collects distinct problems and prints them as they occur."""
 
     def add(self, problems: Iterable[Problem]) -> None:
         for problem in problems:
-            problem = Problem(" ".join(problem.name.split()), " ".join(problem.reason.split()), problem.speed)
-            if problem not in self._seen:
-                self._seen[problem] = None
+            if problem not in self:
+                self[problem] = None
                 _log(problem)
 
 
-def durations(paths: Iterable[Path]) -> Iterator[float | AudioError]:
-    """Yield durations in seconds, read from the headers, in order; an AudioError where that fails."""
+def measure(items: Sequence[tuple[str, Utterance]]) -> tuple[list[Utterance], list[Problem]]:
+    """Read durations from the headers, and check given ones, of (name for a problem, utterance)."""
 
-    def duration(path: Path) -> float | AudioError:
+    def duration(item: tuple[str, Utterance]) -> Utterance | Problem:
+        name, u = item
         try:
-            return audio.duration(path)
+            seconds = audio.duration(u.audio_filepath)
         except AudioError as error:
-            return error
+            return Problem(name, str(error))
+        if u.duration and not math.isclose(u.duration, seconds, rel_tol=0.05, abs_tol=0.5):
+            reason = f"duration given as {u.duration:g} s, but {u.audio_filepath} is {seconds:g} s long"
+            return Problem(name, reason)
+        return replace(u, duration=seconds)
 
     with ThreadPool(16) as pool:  # opening files is slow over a network
-        yield from pool.imap(duration, paths, chunksize=64)
+        return divide(pool.map(duration, items, chunksize=64))
+
+
+def divide(items: Iterable[Item | Problem]) -> tuple[list[Item], list[Problem]]:
+    """Separate problems from everything else."""
+    items = list(items)
+    good = [item for item in items if not isinstance(item, Problem)]
+    return good, [item for item in items if isinstance(item, Problem)]
 
 
 def check_texts(
@@ -172,7 +185,13 @@ def plan(
     from asr.features.store import VERSION, Shard
 
     settings = asdict(config or LogMelConfig())
-    stamps = [_stamp(utterance) for utterance in utterances]
+    stamps = []
+    for utterance in utterances:
+        try:
+            stat = utterance.audio_filepath.stat()
+            stamps.append((utterance.id, stat.st_size, stat.st_mtime_ns))
+        except OSError:
+            stamps.append((utterance.id, -1, -1))
     shards = []
     for speed in (1.0, *sorted(set(speeds) - {1.0})):
         for part in _cuts(utterances, speed):
@@ -180,14 +199,6 @@ def plan(
             fingerprint = hashlib.sha256(text.encode()).hexdigest()
             shards.append(Shard(speed, tuple(utterances[part]), fingerprint))
     return shards
-
-
-def _stamp(utterance: Utterance) -> tuple[str, int, int]:
-    try:
-        stat = utterance.audio_filepath.stat()
-    except OSError:
-        return utterance.id, -1, -1
-    return utterance.id, stat.st_size, stat.st_mtime_ns
 
 
 def _cuts(utterances: Sequence[Utterance], speed: float) -> Iterator[slice]:
@@ -260,10 +271,9 @@ def _fingerprint(
     digest = hashlib.sha256(characters.encode())
     for shard in shards:
         digest.update(shard.fingerprint.encode())
-    for u in utterances:
-        digest.update(json.dumps([u.id, str(u.audio_filepath), u.duration, u.text, u.speaker]).encode())
-    for problem in problems:
-        digest.update(json.dumps([problem.name, problem.reason]).encode())
+    rows = [[u.id, str(u.audio_filepath), u.duration, u.text, u.speaker] for u in utterances]
+    for row in (*rows, *([problem.name, problem.reason] for problem in problems)):
+        digest.update(json.dumps(row).encode())
     return digest.hexdigest()
 
 
@@ -274,22 +284,12 @@ def _read_finished(out: Path, fingerprint: str) -> list[Problem] | None:
         sizes = {name: (out / name).stat().st_size for name in meta["shards"]}
         complete = sizes == meta["shards"] and meta["fingerprint"] == fingerprint
         if complete and all((out / name).exists() for name in ("manifest.jsonl", "index.jsonl")):
-            return _read_problems(out / "problems.txt")
+            lines = (out / "problems.txt").read_text(encoding="utf-8").split("\n")[:-1]
+            rows = (line.split("\t") for line in lines)
+            return [Problem(name, reason, *map(float, speed)) for name, reason, *speed in rows]
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         pass
     return None
-
-
-def _write_problems(path: Path, problems: Iterable[Problem]) -> None:
-    """Write `name<tab>reason` lines, with a third column for a speed other than 1."""
-    with atomic_write(path) as file:
-        for p in problems:
-            file.write(f"{p.name}\t{p.reason}" + (f"\t{p.speed}" if p.speed != 1.0 else "") + "\n")
-
-
-def _read_problems(path: Path) -> list[Problem]:
-    rows = (line.split("\t") for line in path.read_text(encoding="utf-8").split("\n")[:-1])
-    return [Problem(name, reason, *map(float, speed)) for name, reason, *speed in rows]
 
 
 @contextmanager

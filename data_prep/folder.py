@@ -3,16 +3,16 @@
 import csv
 import io
 import json
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from asr.errors import AudioError, PrepareError
+from asr import manifest
+from asr.errors import PrepareError
 from asr.manifest import Utterance
 from asr.options import option
-from asr.prepare import PrepareOptions, Problem, durations, prepare_part
+from asr.prepare import PrepareOptions, Problem, divide, measure, prepare_part
 from asr.text import ENGLISH, normalize
 
 SUFFIXES = frozenset((".wav", ".flac", ".ogg", ".opus", ".mp3", ".aif", ".aiff", ".au"))
@@ -59,36 +59,24 @@ def scan(
     An id defaults to the recording's path relative to the table or folder, without suffix. In a folder,
     hidden files and everything below `exclude` are ignored.
     """
-    items = list(_read(source, exclude))
-    if not items:
+    rows, problems = divide(_read(source, exclude))
+    if not rows and not problems:
         raise PrepareError(f"{source}: no recordings")
-    problems = [item for item in items if isinstance(item, Problem)]
-    rows = [item for item in items if not isinstance(item, Problem)]
-    utterances = []
-    lengths = durations([utterance.audio_filepath for _, utterance in rows])
-    for (name, u), length in zip(rows, lengths, strict=True):
-        if isinstance(length, AudioError):
-            problems.append(Problem(name, str(length)))
-        elif u.duration and not math.isclose(u.duration, length, rel_tol=0.05, abs_tol=0.5):
-            reason = f"duration given as {u.duration:g} s, but {u.audio_filepath} is {length:g} s long"
-            problems.append(Problem(name, reason))
-        else:
-            utterances.append(replace(u, duration=length, text=normalize(u.text, characters)))
-    return utterances, problems
+    utterances, faults = measure(rows)
+    return [replace(u, text=normalize(u.text, characters)) for u in utterances], problems + faults
 
 
 def _read(source: Path, exclude: Path | None) -> Iterator[Item]:
     suffix = source.suffix.lower()
     if source.is_dir():
-        yield from _read_folder(source, exclude)
-    elif not source.exists():
+        return _read_folder(source, exclude)
+    if not source.exists():
         raise PrepareError(f"{source}: no such file or folder")
-    elif suffix in DELIMITERS:
-        yield from _read_table(source, DELIMITERS[suffix])
-    elif suffix in JSON_LINES:
-        yield from _read_json_lines(source)
-    else:
-        raise PrepareError(f"{source}: expected a folder or a .csv, .tsv or .jsonl file")
+    if suffix in DELIMITERS:
+        return _read_table(source, DELIMITERS[suffix])
+    if suffix in JSON_LINES:
+        return _read_json_lines(source)
+    raise PrepareError(f"{source}: expected a folder or a .csv, .tsv or .jsonl file")
 
 
 def _read_folder(folder: Path, exclude: Path | None) -> Iterator[Item]:
@@ -122,10 +110,12 @@ def _id(path: Path, folder: Path) -> str:
 
 
 def _read_table(table: Path, delimiter: str) -> Iterator[Item]:
-    if delimiter == "\t":
-        reader = csv.reader(_open(table), delimiter=delimiter, quoting=csv.QUOTE_NONE)
-    else:
-        reader = csv.reader(_open(table), delimiter=delimiter, strict=True)
+    reader = csv.reader(
+        _open(table),
+        delimiter=delimiter,
+        quoting=csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL,
+        strict=True,
+    )
     try:
         keys = next(reader, [])
     except csv.Error as error:
@@ -134,13 +124,11 @@ def _read_table(table: Path, delimiter: str) -> Iterator[Item]:
         if key not in keys:
             raise PrepareError(f"{table}: no column {key!r} in the first line, only {', '.join(keys)}")
     while True:
-        first = reader.line_num + 1
-        name = f"{table}:{first}"
+        name = f"{table}:{reader.line_num + 1}"
         try:
             fields = next(reader, None)
         except csv.Error as error:
-            last = f" to {reader.line_num}" if reader.line_num > first else ""
-            yield Problem(name, f"malformed line{last} ({error})")
+            yield Problem(name, f"malformed line ({error})")
             continue
         if fields is None:
             return
@@ -152,18 +140,12 @@ def _read_table(table: Path, delimiter: str) -> Iterator[Item]:
 
 def _read_json_lines(path: Path) -> Iterator[Item]:
     for number, line in enumerate(_open(path), start=1):
-        if not line.strip():
-            continue
-        name = f"{path}:{number}"
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            yield Problem(name, f"malformed line ({error})")
-            continue
-        if isinstance(row, dict):
-            yield _row(name, row, path.parent)
-        else:
-            yield Problem(name, "malformed line (expected a JSON object)")
+        if line.strip():
+            name = f"{path}:{number}"
+            try:
+                yield _row(name, json.loads(line), path.parent)
+            except (ValueError, RecursionError) as error:
+                yield Problem(name, f"malformed line ({error})")
 
 
 def _open(path: Path) -> io.StringIO:
@@ -173,26 +155,13 @@ def _open(path: Path) -> io.StringIO:
         raise PrepareError(f"{path}: cannot read the table ({error})") from None
 
 
-def _row(name: str, row: dict[str, Any], folder: Path) -> Item:
-    for key in REQUIRED:
-        if not isinstance(row.get(key), str):
-            return Problem(name, f"the key {key!r} is missing or not a string")
-    if not row["audio_filepath"]:
-        return Problem(name, "audio_filepath is empty")
-    if row.get("offset") not in (None, "", 0, 0.0, "0", "0.0"):
-        return Problem(name, "offset into a longer recording is not supported; cut the recording first")
+def _row(name: str, row: Any, folder: Path) -> Item:
+    """Convert a row; unlike in a manifest, duration, id and speaker may be empty."""
     try:
-        duration = float(row.get("duration") or 0)
-    except (TypeError, ValueError, OverflowError):
-        duration = math.nan
-    if not 0 <= duration < math.inf:
-        return Problem(name, f"duration {row['duration']!r} is not a number of seconds")
-    audio = folder / row["audio_filepath"]
-    speaker = row.get("speaker")
-    return name, Utterance(
-        id=_id(audio, folder) if row.get("id") in (None, "") else str(row["id"]),
-        audio_filepath=audio,
-        duration=duration,
-        text=row["text"],
-        speaker=str(speaker) if speaker not in (None, "") else None,
-    )
+        if isinstance(row, dict):
+            path = row.get("audio_filepath")
+            filled = {key: value for key, value in row.items() if value not in (None, "") or key in REQUIRED}
+            row = {"duration": 0.0, "id": _id(folder / str(path), folder), **filled}
+        return name, manifest.parse(row, folder)
+    except ValueError as error:
+        return Problem(name, str(error))

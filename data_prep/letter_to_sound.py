@@ -114,19 +114,16 @@ def _fit(
         for batch in batches:
             with torch.autocast("cpu", torch.bfloat16, enabled=native):
                 log_probs = model(_encode(batch))
-            loss = _ctc_loss(log_probs, [targets[word] for word in batch]) / options.batch
+            tokens = torch.tensor([token for word in batch for token in targets[word]])
+            lengths = torch.tensor([len(targets[word]) for word in batch])
+            frames = torch.full_like(lengths, log_probs.shape[1])
+            loss = F.ctc_loss(log_probs.transpose(0, 1), tokens, frames, lengths, BLANK, reduction="sum")
+            loss = loss / options.batch
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             schedule.step()
-
-
-def _ctc_loss(log_probs: Tensor, targets: list[list[int]]) -> Tensor:
-    lengths = torch.tensor([len(target) for target in targets])
-    tokens = torch.tensor([token for target in targets for token in target])
-    frames = torch.full_like(lengths, log_probs.shape[1])
-    return F.ctc_loss(log_probs.transpose(0, 1), tokens, frames, lengths, BLANK, reduction="sum")
 
 
 def _batches(words: Iterable[str], size: int) -> Iterator[list[str]]:

@@ -2,13 +2,14 @@
 
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
-from asr.errors import AudioError, PrepareError
+from asr.errors import PrepareError
 from asr.manifest import Utterance
 from asr.options import option
-from asr.prepare import PrepareOptions, Problem, durations, explain_write_errors, prepare_part
+from asr.prepare import PrepareOptions, Problem, divide, explain_write_errors, measure, prepare_part
 from data_prep import download
 
 URL = "https://www.openslr.org/resources"
@@ -128,28 +129,19 @@ def scan(folder: Path) -> tuple[list[Utterance], list[Problem]]:
     with unreadable headers.
     """
     recordings = {path.stem: path for path in sorted(folder.glob("*/*/*.flac"))}
-    transcribed: list[Utterance] = []
-    problems: list[Problem] = []
-    for transcript in sorted(folder.glob("*/*/*.trans.txt")):
-        for item in _read_transcript(transcript):
-            if isinstance(item, Problem):
-                problems.append(item)
-            elif item.id not in recordings:
-                problems.append(Problem(item.id, f"transcript without audio: no {item.audio_filepath}"))
-            else:
-                transcribed.append(item)
+    lines = chain.from_iterable(map(_read_transcript, sorted(folder.glob("*/*/*.trans.txt"))))
+    transcribed, problems = divide(
+        Problem(item.id, f"transcript without audio: no {item.audio_filepath}")
+        if isinstance(item, Utterance) and item.id not in recordings
+        else item
+        for item in lines
+    )
     names = {utterance.id for utterance in transcribed}
     for name, path in recordings.items():
         if name not in names:
             problems.append(Problem(name, f"audio without transcript: {path}"))
-    utterances = []
-    lengths = durations([utterance.audio_filepath for utterance in transcribed])
-    for utterance, length in zip(transcribed, lengths, strict=True):
-        if isinstance(length, AudioError):
-            problems.append(Problem(utterance.id, str(length)))
-        else:
-            utterances.append(replace(utterance, duration=length))
-    return utterances, problems
+    utterances, faults = measure([(utterance.id, utterance) for utterance in transcribed])
+    return utterances, problems + faults
 
 
 def _read_transcript(path: Path) -> Iterator[Utterance | Problem]:

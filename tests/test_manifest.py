@@ -69,17 +69,17 @@ def test_separators_within_a_text_do_not_end_a_line(tmp_path: Path, separator: s
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        ("ONE TWO", "not JSON (Expecting value, column 1)"),
-        (GOOD[:-1], f"not JSON (Expecting ',' delimiter, column {len(GOOD)})"),
-        (GOOD + GOOD, f"not JSON (Extra data, column {len(GOOD) + 1})"),
+        ("ONE TWO", "Expecting value: line 1 column 1"),
+        (GOOD[:-1], f"Expecting ',' delimiter: line 1 column {len(GOOD)}"),
+        (GOOD + GOOD, "Extra data"),
         ('["a.wav", 1.5, "ONE"]', "expected one JSON object per line"),
         ("null", "expected one JSON object per line"),
         ('{"duration": 1.5, "text": "ONE"}', "the key 'audio_filepath' is missing"),
-        ('{"audio_filepath": "a.wav", "text": "ONE"}', "the key 'duration' is missing"),
+        ('{"audio_filepath": "a.wav", "text": "ONE"}', "duration None is not a number of seconds"),
         ('{"audio_filepath": "a.wav", "duration": 1.5}', "the key 'text' is missing"),
-        (GOOD.replace('"ONE"', "1"), "text and audio_filepath must be strings"),
-        (GOOD.replace('"ONE"', "null"), "text and audio_filepath must be strings"),
-        (GOOD.replace('"a.wav"', '["a.wav"]'), "text and audio_filepath must be strings"),
+        (GOOD.replace('"ONE"', "1"), "the key 'text' is missing or not a string"),
+        (GOOD.replace('"ONE"', "null"), "the key 'text' is missing or not a string"),
+        (GOOD.replace('"a.wav"', '["a.wav"]'), "the key 'audio_filepath' is missing or not a string"),
         (GOOD.replace("a.wav", ""), "audio_filepath is empty"),
         (GOOD.replace("1.5", "-1.5"), "duration -1.5 is not a number of seconds"),
         (GOOD.replace("1.5", "NaN"), "duration nan is not a number of seconds"),
@@ -119,8 +119,7 @@ def test_unreadable_manifests(tmp_path: Path) -> None:
     assert message(tmp_path).startswith(f"{tmp_path}: cannot read the manifest (Is a directory")
     path = tmp_path / "latin.jsonl"
     path.write_bytes(GOOD.encode() + b"\n" + GOOD.replace("ONE", "ÉTÉ").encode("latin-1"))
-    where = len(GOOD) + 1 + GOOD.index("ONE")
-    assert message(path) == f"{path}: not UTF-8 (byte {where})"
+    assert message(path).startswith(f"{path}: cannot read the manifest ('utf-8' codec can't decode byte")
 
 
 texts = st.text(st.characters(exclude_characters="\0")) | st.binary().map(

@@ -7,7 +7,6 @@ store as complete. A killed run loses at most the shards in progress.
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
@@ -86,20 +85,17 @@ class FeatureStore:
     def shard(self, number: int) -> np.ndarray:
         """Return a whole shard, `float16[frames, mels]`, as a read-only memory map. Raises StoreError."""
         if number not in self._shards:
+            path = shard_path(self.folder, number)
+            try:
+                shard: np.ndarray = np.load(path, mmap_mode="r")
+                if shard.dtype != np.float16 or shard.ndim != 2 or shard.shape[1] != self.config.mels:
+                    raise ValueError(f"not a float16 array of {self.config.mels} mel bins")
+            except (OSError, ValueError) as error:
+                raise StoreError(f"{path}: cannot read the shard ({error}); prepare it again") from None
             if len(self._shards) >= MAX_OPEN:
                 self._shards.pop(next(iter(self._shards)))
-            self._shards[number] = self._open(number)
+            self._shards[number] = shard
         return self._shards[number]
-
-    def _open(self, number: int) -> np.ndarray:
-        path = shard_path(self.folder, number)
-        try:
-            shard: np.ndarray = np.load(path, mmap_mode="r")
-        except (OSError, ValueError) as error:
-            raise StoreError(f"{path}: cannot read the shard ({error}); prepare it again") from None
-        if shard.dtype != np.float16 or shard.ndim != 2 or shard.shape[1] != self.config.mels:
-            raise StoreError(f"{path}: not a float16 array of {self.config.mels} mel bins; prepare it again")
-        return shard
 
 
 def shard_path(folder: Path, number: int) -> Path:
@@ -166,14 +162,10 @@ def build(
     finished = _delete_stale(folder, {shard.fingerprint for shard in shards})
     pending = [shard for shard in shards if shard.fingerprint not in finished]
     seconds = sum(shard.seconds for shard in shards if shard.fingerprint in finished)
-    earlier = (problem for _, record in read_records(folder) for problem in record.problems)
-    yield seconds, [(name, reason) for name, reason in earlier]
-    taken = set(finished.values())
-    numbers = (number for number in range(len(shards)) if number not in taken)
-    work = (
-        delayed(_extract_shard)(folder, number, shard, config)
-        for number, shard in zip(numbers, pending, strict=False)
-    )
+    yield seconds, [(n, reason) for _, record in read_records(folder) for n, reason in record.problems]
+    numbers = sorted(set(range(len(shards))) - set(finished.values()))
+    jobs_to_do = zip(numbers, pending, strict=False)
+    work = (delayed(_extract_shard)(folder, number, shard, config) for number, shard in jobs_to_do)
     for shard, problems in zip(pending, Parallel(n_jobs=jobs, return_as="generator")(work), strict=True):
         yield shard.seconds, problems
 
@@ -211,7 +203,9 @@ def _extract_shard(folder: Path, number: int, shard: Shard, config: LogMelConfig
     problems: list[tuple[str, str]] = []
     total, squares = np.zeros(config.mels), np.zeros(config.mels)
     frames = 0
-    with _single_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # shards run in parallel processes, whose threads would compete
+    try:
         for utterance in shard.utterances:
             try:
                 features = extract(audio.read(utterance.audio_filepath), log_mel, shard.speed)
@@ -223,6 +217,8 @@ def _extract_shard(folder: Path, number: int, shard: Shard, config: LogMelConfig
             arrays.append(features.astype(np.float16))
             index.append((utterance.id, frames, len(features)))
             frames += len(features)
+    finally:
+        torch.set_num_threads(threads)
     path = shard_path(folder, number)
     with atomic_write(path, "wb") as file:
         np.save(file, np.concatenate(arrays))
@@ -231,17 +227,6 @@ def _extract_shard(folder: Path, number: int, shard: Shard, config: LogMelConfig
     with atomic_write(path.with_suffix(".json")) as file:
         json.dump(asdict(record), file)
     return problems
-
-
-@contextmanager
-def _single_thread() -> Iterator[None]:
-    """Run torch on one thread: shards run in parallel processes, whose threads would compete."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def extract(samples: np.ndarray, log_mel: LogMel, speed: float = 1.0) -> np.ndarray:

@@ -53,8 +53,8 @@ def read_arpa(path: Path) -> NgramLM:
         raise LanguageModelError(f"{path}: larger than the memory; prune the model") from None
 
 
-_Row = tuple[list[int], float, float, int, bytes]
-"""Word ids, log probability, backoff weight, and the number and text of the line."""
+_Row = tuple[list[int], tuple[float, float], int]
+"""Word ids, log probability and backoff weight, number of the line."""
 
 
 class _Reader:
@@ -91,12 +91,12 @@ class _Reader:
         while self._advance() != b"\\1-grams:":
             match = re.fullmatch(rb"ngram\s+(\d+)\s*=\s*(\d+)", self.line)
             if not match or int(match[1]) != len(counts) + 1:
-                raise self._quote(f"expected 'ngram {len(counts) + 1}=...' or '\\1-grams:'")
+                raise self._error(f"expected 'ngram {len(counts) + 1}=...' or '\\1-grams:'")
             counts.append(int(match[2]))
         if not 1 <= len(counts) <= MAX_ORDER:
             raise self._error(f"a model of order {len(counts)}; 1 to {MAX_ORDER} can be read")
-        if sum(counts) > MAX_NODES:
-            raise self._error(f"{sum(counts)} n-grams; {MAX_NODES} at most can be read")
+        if sum(counts) >= MAX_NODES:
+            raise self._error(f"{sum(counts)} n-grams; {MAX_NODES - 1} at most can be read")
         return counts
 
     def _read_unigrams(self, count: int) -> tuple[Vocabulary, np.ndarray]:
@@ -104,10 +104,10 @@ class _Reader:
         special = {**Vocabulary.of([]).ids(), b"<UNK>": UNKNOWN}
         ids = defaultdict(itertools.count(len(SPECIAL)).__next__, special)
         weights: dict[int, tuple[float, float]] = {}
-        for (word,), log_prob, backoff, *_ in self._rows(1, count, ids):
+        for (word,), values, _ in self._rows(1, count, ids):
             if word in weights:
-                raise self._quote("the word is there twice")
-            weights[word] = log_prob, backoff
+                raise self._error("the word is there twice")
+            weights[word] = values
         for word in (BEGIN, END):
             if word not in weights:
                 raise self._error(f"no 1-gram {SPECIAL[word]}; a model needs <s> and </s>")
@@ -119,37 +119,31 @@ class _Reader:
     def _add_ngrams(self, n: int, builder: NgramBuilder, ids: Mapping[bytes, int]) -> None:
         count, start = builder.counts[n - 1], 0
         keys: np.ndarray = np.empty(count, np.uint64)  # parent node << 32 | last word
-        log_probs, backoffs = np.empty((2, count), np.float32)
+        weights: np.ndarray = np.empty((count, 2), np.float32)
         section = self._rows(n, count, ids)
         while start < count:
-            ngrams: list[int] = []
-            weights: list[float] = []
-            lines: list[bytes] = []
-            numbers: list[int] = []
             # Flat lists: many small containers would keep the garbage collector busy.
-            for words, log_prob, backoff, number, line in itertools.islice(section, _ROWS):
+            ngrams: list[int] = []
+            values: list[float] = []
+            numbers: list[int] = []
+            for words, pair, number in itertools.islice(section, _ROWS):
                 ngrams += words
-                weights += (log_prob, backoff)
-                lines.append(line)
+                values += pair
                 numbers.append(number)
-            part = slice(start, start := start + len(lines))
+            part = slice(start, start := start + len(numbers))
             missing = _find_parents(builder.arrays, np.array(ngrams).reshape(-1, n), keys[part])
             if missing >= 0:
-                self.number, self.line = numbers[missing], lines[missing]
-                raise self._quote(f"its first {n - 1} words are not among the {n - 1}-grams")
-            log_probs[part], backoffs[part] = weights[::2], weights[1::2]
+                where = f"{self.path}:{numbers[missing]}"
+                raise LanguageModelError(f"{where}: its first {n - 1} words are not among the {n - 1}-grams")
+            weights[part] = np.reshape(values, (-1, 2))
         next(section, None)
         if not (keys[1:] > keys[:-1]).all():
             order = np.argsort(keys)
-            keys, log_probs, backoffs = keys[order], log_probs[order], backoffs[order]
-            if len(twice := np.flatnonzero(keys[1:] == keys[:-1])):
-                known = nodes_of_order(builder.counts, n - 2).stop + 1
-                lm = builder.arrays._replace(first_children=builder.arrays.first_children[:known])
-                node, word = divmod(int(keys[twice[0]]), 1 << 32)
-                names = [name.decode() for name in ids]
-                gram = " ".join(names[i] for i in (*_words_of(lm, np.array([node]), n - 1)[0], word))
-                raise LanguageModelError(f"{self.path}: the {n}-gram {gram!r} is there twice")
-        builder.add((keys >> np.uint64(32)).astype(np.uint32), keys.astype(np.uint32), log_probs, backoffs)
+            keys, weights = keys[order], weights[order]
+            if len(twice := keys[1:][keys[1:] == keys[:-1]]):
+                word = [*ids][int(twice[0]) & 0xFFFFFFFF].decode()
+                raise LanguageModelError(f"{self.path}: a {n}-gram that ends in {word!r} is there twice")
+        builder.add((keys >> np.uint64(32)).astype(np.uint32), keys.astype(np.uint32), *weights.T)
 
     def _rows(self, n: int, count: int, ids: Mapping[bytes, int]) -> Iterator[_Row]:
         """Parse the rows of a section; `line` is then the one that follows it."""
@@ -160,23 +154,20 @@ class _Reader:
                 break
             fields = line.split()
             if not n < len(fields) <= n + 2:
-                raise self._quote(f"expected a log probability, {n} words, perhaps a backoff weight")
+                raise self._error(f"expected a log probability, {n} words, perhaps a backoff weight")
             if read == count:
-                raise self._quote(f"more {n}-grams than \\data\\ announces")
+                raise self._error(f"more {n}-grams than \\data\\ announces")
             try:
-                log_prob, backoff = float(fields[0]), float(fields[n + 1]) if n + 1 < len(fields) else 0.0
+                weights = float(fields[0]), float(fields[n + 1]) if n + 1 < len(fields) else 0.0
             except ValueError:
-                log_prob = backoff = math.nan
-            if not (-_LARGEST <= log_prob <= 0 and -_LARGEST <= backoff <= _LARGEST):
-                positive = 0 < log_prob <= _LARGEST
-                raise self._quote(
-                    "its log probability is above 0" if positive else "a number is missing or malformed"
-                )
+                weights = math.nan, math.nan
+            if not (-_LARGEST <= weights[0] <= 0 and abs(weights[1]) <= _LARGEST):
+                raise self._error("a number is missing or malformed, or a log probability above 0")
             try:
                 words = [*map(ids.__getitem__, fields[1 : n + 1])]
             except KeyError:
-                raise self._quote("one of its words is not among the 1-grams") from None
-            yield words, log_prob, backoff, number, line
+                raise self._error("one of its words is not among the 1-grams") from None
+            yield words, weights, number
             read += 1
         else:
             raise self._cut_off()
@@ -190,17 +181,14 @@ class _Reader:
 
     def _expect(self, wanted: str) -> None:
         if self.line != wanted.encode():
-            raise self._quote(f"expected '{wanted}'")
+            raise self._error(f"expected '{wanted}'")
 
     def _cut_off(self) -> LanguageModelError:
         return LanguageModelError(f"{self.path}: ends before '\\end\\'; not an ARPA file, or cut off")
 
-    def _quote(self, message: str) -> LanguageModelError:
-        quoted = repr(self.line.decode()[:80]).replace("\\\\", "\\")
-        return self._error(f"{message}: {quoted}")
-
     def _error(self, message: str) -> LanguageModelError:
-        return LanguageModelError(f"{self.path}:{self.number}: {message}")
+        quoted = repr(self.line.decode()[:80]).replace("\\\\", "\\")
+        return LanguageModelError(f"{self.path}:{self.number}: {message}: {quoted}")
 
 
 @compiled

@@ -58,8 +58,8 @@ Discounts = tuple[float, float, float]
 _NONE = np.uint32(2**32 - 1)
 """Marks tokens where no n-gram begins because the sentence is too short."""
 
-_CHUNK = 1 << 24
-"""Tokens per block; 128 MiB of n-grams to sort."""
+_CHUNK = 1 << 23
+"""Tokens per block; 64 MiB of n-grams to sort."""
 
 _SMALL = 1 << 20
 """Bytes below which an array stays in memory."""
@@ -197,12 +197,11 @@ def read_corpus(paths: Iterable[Path], folder: Path | None = None) -> tuple[Voca
     words = defaultdict(itertools.count(len(SPECIAL)).__next__, Vocabulary.of([]).ids())
     pieces: list[np.ndarray] = []
     pending: list[np.ndarray] = []
-    for path in paths:
-        for ids in encode(path, words):
-            pending.append(ids)
-            if sum(map(len, pending)) >= _CHUNK:
-                pieces.append(_to_disk(pending, folder))
-                pending = []
+    for ids in itertools.chain.from_iterable(encode(path, words) for path in paths):
+        pending.append(ids)
+        if sum(map(len, pending)) >= _CHUNK:
+            pieces.append(_to_disk(pending, folder))
+            pending = []
     pieces.append(_to_disk(pending, folder))
     total = sum(map(len, pieces))
     if len(words) == len(SPECIAL):
@@ -211,11 +210,11 @@ def read_corpus(paths: Iterable[Path], folder: Path | None = None) -> tuple[Voca
         raise LanguageModelError(f"the text is too long: {total} words, {MAX_TOKENS} at most")
     vocabulary, new_ids = Vocabulary.of(words), np.empty(len(words), np.uint32)
     new_ids[[words[word] for word in vocabulary.ids()]] = range(len(words))
-    tokens, position = disk_array(total, np.uint32, folder), 0
-    while pieces:
-        piece = pieces.pop(0)
-        tokens[position : position + len(piece)] = new_ids[piece]
-        position += len(piece)
+    tokens = _to_disk(pieces, folder)
+    pieces.clear()
+    for start in range(0, total, _CHUNK):
+        part = tokens[start : start + _CHUNK]
+        part[:] = new_ids[part]
     return vocabulary, tokens
 
 
@@ -261,9 +260,8 @@ def count_ngrams(
 
 
 def _new_level(counts: np.ndarray, folder: Path | None) -> Level:
-    size = len(counts)
-    parents, words, suffixes = (disk_array(size, np.uint32, folder) for _ in range(3))
-    return Level(parents, words, counts, disk_array(size + 1, np.uint32, folder), suffixes)
+    parents, words, suffixes = (disk_array(len(counts), np.uint32, folder) for _ in range(3))
+    return Level(parents, words, counts, disk_array(len(counts) + 1, np.uint32, folder), suffixes)
 
 
 _Run = tuple[np.ndarray, np.ndarray]
@@ -273,14 +271,16 @@ _Run = tuple[np.ndarray, np.ndarray]
 def _count_pairs(nodes: np.ndarray, tokens: np.ndarray, n: int, folder: Path | None) -> _Run:
     """Count the pairs of an (n - 1)-gram in `nodes` and the word that follows it."""
     runs = []
-    size = min(_CHUNK, len(tokens))
-    keys, counts = np.empty(size, np.uint64), np.empty(size, np.uint32)
-    for start in range(0, len(tokens), _CHUNK):
-        used = _pair(nodes, tokens, n, start, min(start + _CHUNK, len(tokens)), keys)
-        keys[:used].sort()
-        used = _tally(keys[:used], counts)
-        runs.append((disk_array(used, np.uint64, folder), disk_array(used, np.uint32, folder)))
-        runs[-1][0][:], runs[-1][1][:] = keys[:used], counts[:used]
+    for start in range(0, max(1, len(tokens) - n + 1), _CHUNK):
+        stop = min(start + _CHUNK, len(tokens) - n + 1)
+        follows = (nodes[start:stop] != _NONE) & (tokens[start + n - 2 : stop + n - 2] != END)
+        keys = nodes[start:stop][follows].astype(np.uint64) << np.uint64(32)
+        keys |= tokens[start + n - 1 : stop + n - 1][follows]
+        keys.sort()
+        first = np.flatnonzero(np.concatenate((keys[:1] == keys[:1], keys[1:] != keys[:-1])))
+        run = disk_array(len(first), np.uint64, folder), disk_array(len(first), np.uint32, folder)
+        run[0][:], run[1][:] = keys[first], np.diff(first, append=len(keys))
+        runs.append(run)
     while len(runs) > 1:
         odd = runs[len(runs) // 2 * 2 :]
         runs = [_merged(a, b, folder) for a, b in zip(runs[::2], runs[1::2], strict=False)] + odd
@@ -295,47 +295,15 @@ def _merged(a: _Run, b: _Run, folder: Path | None) -> _Run:
 
 
 @compiled
-def _follows(nodes: np.ndarray, tokens: np.ndarray, i: int, n: int) -> bool:
-    """Tell if the (n - 1)-gram that begins at token i is followed by a word of its sentence."""
-    return i + n <= len(tokens) and nodes[i] != _NONE and tokens[i + n - 2] != END
-
-
-@compiled
-def _pair(nodes: np.ndarray, tokens: np.ndarray, n: int, start: int, stop: int, keys: np.ndarray) -> int:
-    used = 0
-    for i in range(start, stop):
-        if _follows(nodes, tokens, i, n):
-            keys[used] = np.uint64(nodes[i]) << np.uint64(32) | np.uint64(tokens[i + n - 1])
-            used += 1
-    return used
-
-
-@compiled
-def _tally(keys: np.ndarray, counts: np.ndarray) -> int:
-    """Move the distinct ones of sorted keys to the front and count them; return their number."""
-    used = 0
-    for i in range(len(keys)):
-        if used and keys[i] == keys[used - 1]:
-            counts[used - 1] += 1
-        else:
-            keys[used], counts[used] = keys[i], 1
-            used += 1
-    return used
-
-
-@compiled
 def _merge(a: _Run, b: _Run, keys: np.ndarray, counts: np.ndarray) -> int:
     i, j, used = 0, 0, 0
     while i < len(a[0]) or j < len(b[0]):
         from_a = i < len(a[0]) and (j == len(b[0]) or a[0][i] <= b[0][j])
-        from_b = j < len(b[0]) and (i == len(a[0]) or b[0][j] <= a[0][i])
-        counts[used] = 0
+        keys[used], counts[used] = a[0][i] if from_a else b[0][j], 0
         if from_a:
-            keys[used] = a[0][i]
             counts[used] += a[1][i]
             i += 1
-        if from_b:
-            keys[used] = b[0][j]
+        if j < len(b[0]) and b[0][j] == keys[used]:
             counts[used] += b[1][j]
             j += 1
         used += 1
@@ -384,7 +352,7 @@ def _advance(
 ) -> None:
     """Turn the (n - 1)-gram that begins at each token into the n-gram."""
     for i in range(len(tokens)):
-        if _follows(nodes, tokens, i, n):
+        if i + n <= len(tokens) and nodes[i] != _NONE and tokens[i + n - 2] != END:
             nodes[i] = _child(first_children, words, nodes[i], tokens[i + n - 1])
         else:
             nodes[i] = _NONE

@@ -7,6 +7,7 @@ import mmap
 import os
 import struct
 import zlib
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -71,14 +72,8 @@ class Vocabulary:
         if word in SPECIAL:
             return SPECIAL.index(word)
         wanted = word.encode(errors="surrogatepass")
-        low, high = len(SPECIAL), len(self)
-        while low < high:
-            middle = (low + high) // 2
-            if self._bytes(middle) < wanted:
-                low = middle + 1
-            else:
-                high = middle
-        return low if low < len(self) and self._bytes(low) == wanted else UNKNOWN
+        index = bisect_left(range(len(self)), wanted, len(SPECIAL), key=self._bytes)
+        return index if index < len(self) and self._bytes(index) == wanted else UNKNOWN
 
     def ids(self) -> dict[bytes, int]:
         """Map the UTF-8 of each word to its id, in the order of the ids."""

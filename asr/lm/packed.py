@@ -78,16 +78,15 @@ def _unpack(path: Path, content: bytes) -> NgramLM:
     lengths = _values(next(sections), np.uint32)
     vocabulary = Vocabulary(text, np.concatenate(([0], np.cumsum(lengths, dtype=np.int64))))
     builder = NgramBuilder(counts[:order])
+    words, parents = np.arange(counts[0], dtype=np.uint32), np.zeros(counts[0], np.uint32)
     for n in range(1, order + 1):
-        if n == 1:
-            words, parents = np.arange(counts[0], dtype=np.uint32), np.zeros(counts[0], np.uint32)
-        else:
+        if n > 1:
             children = _values(next(sections), np.uint32)
             words = _words(_values(next(sections), np.uint32), children)
             above = nodes_of_order(counts, n - 1)
             parents = np.repeat(np.arange(above.start, above.stop, dtype=np.uint32), children)
-        log_probs = _weights(sections, n)
-        builder.add(parents, words, log_probs, _weights(sections, n) if n < order else None)
+        weights = [_weights(sections, n) for _ in range(1 + (n < order))]
+        builder.add(parents, words, *weights)
     return builder.finish(vocabulary)
 
 

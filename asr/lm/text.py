@@ -29,21 +29,20 @@ def read_blocks(path: Path, size: int = _BLOCK) -> Iterator[tuple[int, bytes]]:
     Every line ends in a newline, NUL becomes a space. gzip, xz and bzip2 are detected by their first bytes;
     `-` is standard input. Raises LanguageModelError if the file is missing, truncated or not UTF-8.
     """
-    number, rest = 1, b""
+    number = 1
     with _open(path) as file:
-        while data := file.read(size):
-            if number == 1 and not rest:
-                data = data.removeprefix(_BYTE_ORDER_MARK)
-            end = data.rfind(b"\n") + 1
-            if not end:
-                rest += data
-                continue
-            block = rest + data[:end]
-            yield number, _checked(path, number, block)
+        while block := file.read(size) + file.readline():
+            if number == 1:
+                block = block.removeprefix(_BYTE_ORDER_MARK)
+            block += b"\n" * (not block.endswith(b"\n") and block != b"")
+            try:
+                block.decode()
+            except UnicodeDecodeError as error:
+                number += block.count(b"\n", 0, error.start)
+                raise LanguageModelError(f"{path}:{number}: not UTF-8; convert the text first") from None
+            if block:
+                yield number, block.replace(b"\0", b" ")
             number += block.count(b"\n")
-            rest = data[end:]
-    if rest:
-        yield number, _checked(path, number, rest + b"\n")
 
 
 def read_lines(path: Path, size: int = _BLOCK) -> Iterator[str]:
@@ -66,27 +65,15 @@ def encode(path: Path, ids: Mapping[bytes, int]) -> Iterator[np.ndarray]:
         yield np.fromiter(map(ids.__getitem__, words), np.uint32, len(words))
 
 
-def _checked(path: Path, number: int, block: bytes) -> bytes:
-    try:
-        block.decode()
-    except UnicodeDecodeError as error:
-        number += block.count(b"\n", 0, error.start)
-        raise LanguageModelError(f"{path}:{number}: not UTF-8; convert the text first") from None
-    return block.replace(b"\0", b" ")
-
-
 @contextmanager
 def _open(path: Path) -> Iterator[IO[bytes]]:
     try:
         with nullcontext(sys.stdin.buffer) if path == STDIN else path.open("rb") as opened:
             raw: Any = opened
             head = raw.peek(6)[:6]
-            for magic, reader in _FORMATS.items():
-                if head.startswith(magic):
-                    with reader(raw) as file:
-                        yield file
-                    return
-            yield raw
+            formats = [reader for magic, reader in _FORMATS.items() if head.startswith(magic)]
+            with formats[0](raw) if formats else nullcontext(raw) as file:
+                yield file
     except (EOFError, zlib.error, lzma.LZMAError, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise LanguageModelError(f"{path}: {error.strerror}") from None

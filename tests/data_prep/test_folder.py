@@ -179,7 +179,7 @@ def test_bad_csv(tmp_path: Path) -> None:
         Problem(f"{table}:8", "duration 'long' is not a number of seconds"),
         Problem(f"{table}:9", "duration '-1' is not a number of seconds"),
         Problem(f"{table}:11", "audio_filepath is empty"),
-        Problem(f"{table}:12", "malformed line to 13 (unexpected end of data)"),
+        Problem(f"{table}:12", "malformed line (unexpected end of data)"),
         Problem(f"{table}:3", f"{tmp_path}/absent.wav: cannot read the recording (no such file)"),
         Problem(f"{table}:10", f"duration given as 9.5 s, but {tmp_path}/a.wav is 1 s long"),
     ]
@@ -207,7 +207,7 @@ def test_bad_json_lines(tmp_path: Path) -> None:
     assert [problem.name for problem in problems[-2:]] == [f"{table}:9", f"{table}:10"]
     assert problems[:-2] == [
         Problem(f"{table}:2", f"malformed line ({broken})"),
-        Problem(f"{table}:3", "malformed line (expected a JSON object)"),
+        Problem(f"{table}:3", "expected one JSON object per line"),
         Problem(f"{table}:4", "the key 'text' is missing or not a string"),
         Problem(f"{table}:5", "the key 'audio_filepath' is missing or not a string"),
         Problem(f"{table}:6", "the key 'text' is missing or not a string"),

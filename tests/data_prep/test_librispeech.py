@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import os
 import tarfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,7 +18,6 @@ from tests import corpora
 from tests.data_prep.server import Server, serve
 
 TEXTS = {"84-121-0000": "GO DO YOU HEAR", "84-121-0001": "BUT NOT SO", "174-50-0000": "IT'S HER"}
-SHARED = Path(os.environ.get("ASR_SHARED_DATA", Path(__file__).parents[3] / "shared" / "data"))
 
 
 def prepare(
@@ -187,19 +185,6 @@ def test_download_and_prepare(mirror: Server, tmp_path: Path) -> None:
     assert len(mirror.requests) == 1
 
 
-def test_interrupted_download_resumes(mirror: Server, tmp_path: Path) -> None:
-    size = len(mirror.files["/12/dev-clean.tar.gz"])
-    half = size // 2
-    mirror.cuts = [half]
-    out = tmp_path / "out"
-    url = f"{mirror.url}/12/dev-clean.tar.gz"
-    (problem,) = prepare(["dev-clean"], None, out, mirror.url)
-    assert problem.name == "dev-clean"
-    assert problem.reason.startswith(f"{url}: the connection broke after {half} of {size} bytes")
-    assert prepare(["dev-clean"], None, out, mirror.url) == []
-    assert [asked for _, asked in mirror.requests] == [None, f"bytes={half}-"]
-
-
 def test_corrupted_download(mirror: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     mirror.files["/12/dev-clean.tar.gz"] += b"!"
     out = tmp_path / "out"
@@ -257,35 +242,3 @@ def test_unusable_archive(
     assert problem.reason.startswith(f"{out}/downloads/dev-clean.tar.gz: {reason}")
     assert not list(tmp_path.rglob("escaped.txt"))
     assert not (out / "dev-clean").exists()
-
-
-def read_member(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-    file = tar.extractfile(member)
-    assert file is not None
-    return file.read()
-
-
-@pytest.mark.skipif(not (SHARED / "dev-excerpt.tar").exists(), reason=f"no dev-excerpt.tar in {SHARED}")
-def test_real_speech(tmp_path: Path) -> None:
-    """Five utterances of a real chapter, as FLAC in LibriSpeech's layout."""
-    import soundfile
-
-    subset = tmp_path / "corpus" / "dev-excerpt"
-    with tarfile.open(SHARED / "dev-excerpt.tar") as tar:
-        files = {Path(*Path(m.name).parts[1:]): m for m in tar if m.isfile()}
-        transcript = min(path for path in files if path.name.endswith(".trans.txt"))
-        lines = read_member(tar, files[transcript]).decode().splitlines(keepends=True)[:5]
-        (subset / transcript).parent.mkdir(parents=True)
-        (subset / transcript).write_text("".join(lines))
-        for recording in (transcript.parent / f"{line.split()[0]}.opus" for line in lines):
-            samples, rate = soundfile.read(io.BytesIO(read_member(tar, files[recording])), dtype="int16")
-            soundfile.write((subset / recording).with_suffix(".flac"), samples, rate)
-    assert prepare([], tmp_path / "corpus", tmp_path / "out") == []
-    rows = manifest.read(tmp_path / "out" / "dev-excerpt" / "manifest.jsonl")
-    store = FeatureStore(tmp_path / "out" / "dev-excerpt")
-    assert len(rows) == 5
-    for row in rows:
-        frames = store.config.frames(round(row.duration * 16_000))
-        assert store.entries[row.id, 1.0].frames == frames
-    assert -8 < store.mean.mean() < 0
-    assert 1 < store.std.mean() < 5

@@ -89,15 +89,6 @@ def test_speed_changes_length_and_pitch(speed: float) -> None:
     assert features.mean(axis=0).argmax() == peak
 
 
-def test_second_run_extracts_nothing(tmp_path: Path, small_shards: None) -> None:
-    corpus = utterances(tmp_path / "audio", 4)
-    build(tmp_path / "store", corpus)
-    shards = {name: time for name, time in times(tmp_path / "store").items() if name.startswith("features")}
-    assert len(shards) == 4  # two arrays, two records
-    build(tmp_path / "store", corpus)
-    assert {name: times(tmp_path / "store")[name] for name in shards} == shards
-
-
 def test_speeds_are_added_and_removed(tmp_path: Path, small_shards: None) -> None:
     corpus = utterances(tmp_path / "audio", 4)
     build(tmp_path / "store", corpus, (1.1,))

@@ -1,6 +1,5 @@
 import math
 from collections import Counter, defaultdict
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -203,13 +202,6 @@ def test_parity_with_lmplz(name: str, order: int, settings: dict[str, object]) -
         assert model[gram] == pytest.approx(values, abs=2e-6)
 
 
-def test_models_with_cutoffs_sum_to_one() -> None:
-    for cutoffs in ((0, 0, 1), (0, 1, 1), (1, 1, 2)):
-        lm = trained(FIXTURES / "tiny.txt", 3, cutoffs=cutoffs)
-        for context, total in plain.sums(plain.of_lm(lm)):
-            assert total == pytest.approx(1, abs=1e-5), (cutoffs, context)
-
-
 # ---------------------------------------------------------------------------------------- options
 
 
@@ -315,13 +307,6 @@ def test_prunes_ngrams_below_the_threshold(lm: NgramLM, threshold: float) -> Non
     assert {gram: pruned[gram][0] for gram in pruned} == {gram: model[gram][0] for gram in pruned}
     for context, total in plain.sums(pruned):
         assert total == pytest.approx(1, abs=1e-5), context
-
-
-def test_higher_thresholds_prune_more(lm: NgramLM) -> None:
-    kept = [set(plain.of_lm(prune(lm, threshold))) for threshold in (0, 1e-4, 1e-3, 1e-2, 1)]
-    assert kept[0] == set(plain.of_lm(lm))
-    assert all(a > b for a, b in pairwise(kept))
-    assert len(kept[-1]) == lm.counts[0]
 
 
 def test_a_threshold_of_zero_changes_nothing(lm: NgramLM) -> None:
