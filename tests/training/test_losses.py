@@ -111,11 +111,7 @@ def test_the_trigrams_are_normalised_and_prefer_what_was_seen() -> None:
 def test_the_prior_of_tokens() -> None:
     _, lm = example(4, 1, 4, 1.0)
     prior = log_prior_score(lm, torch.tensor([[1, 3, 2], [2, 0, 0], [0, 0, 0]]), torch.tensor([3, 1, 0]))
-    expected = [
-        lm[0, 0, 1] * lm[0, 1, 3] * lm[1, 3, 2] * lm[3, 2, 0],
-        lm[0, 0, 2] * lm[0, 2, 0],
-        lm[0, 0, 0],
-    ]
+    expected = [lm[0, 0, 1] * lm[0, 1, 3] * lm[1, 3, 2] * lm[3, 2, 0], lm[0, 0, 2] * lm[0, 2, 0], lm[0, 0, 0]]
     torch.testing.assert_close(prior, torch.stack(expected).log())
 
 
