@@ -121,15 +121,11 @@ class AcousticModel(nn.Module):
     def encode(self, normalized: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Log-probabilities of normalised features, and their lengths."""
         x, lengths = self.subsampling(normalized, lengths)
-        return self.emit(self.dropout(x), lengths), lengths
-
-    def emit(self, x: Tensor, lengths: Tensor) -> Tensor:
-        """Recurrent and output layers: `[B, T', D]` -> `float32[B, T', V]`."""
-        x = x.transpose(0, 1).contiguous()
+        x = self.dropout(x).transpose(0, 1).contiguous()
         for norm, layer in zip(self.norms, self.recurrent, strict=True):
             x = x + self.dropout(layer(norm(x), lengths))
         logits: Tensor = self.output(self.output_norm(x)).transpose(0, 1)
-        return logits.float().log_softmax(dim=-1)
+        return logits.float().log_softmax(dim=-1), lengths
 
 
 def _migrate_in_place(module: nn.Module, state: dict[str, Any], *_: object) -> None:
@@ -203,8 +199,8 @@ class Dropout(nn.Dropout):
 class RecurrentLayer(nn.Module):
     """GRU, LSTM or tanh RNN layer: `[T, B, D]`, lengths `int64[B]` -> `[T, B, H]` (`2H` if bidirectional).
 
-    The backward RNN reads each utterance reversed within its own length, so both directions reach the padding
-    last and no valid frame depends on it. This replaces PackedSequence. Output beyond a length is arbitrary.
+    The backward RNN reads each utterance reversed within its own length, so no valid frame depends on the
+    padding, without PackedSequence. Output beyond a length is arbitrary.
     """
 
     def __init__(self, cell: Cell, input_size: int, hidden: int, bidirectional: bool) -> None:
@@ -240,8 +236,7 @@ def reversal_index(lengths: Tensor, frames: int) -> Tensor:
 def run_rnn(rnn: nn.RNNBase, x: Tensor) -> Tensor:
     """`[T, B, D]` -> `[T, B, H]`, in the autocast type if autocast is on.
 
-    Autocast itself would cast a GRU's weights for every frame on a CPU, and to float16 on CUDA whatever type
-    was requested (torch/csrc AutocastRNN.cpp).
+    Autocast itself would cast a GRU's weights for every frame on a CPU, and to float16 on CUDA.
     """
     device = x.device.type
     if not torch.is_autocast_enabled(device):

@@ -183,6 +183,9 @@ def _write_bundle(cli: TrainCLI, root: Path) -> None:
     checkpoint = torch.load(root / "best.ckpt", map_location="cpu", weights_only=True)
     cli.model.load_state_dict(checkpoint["state_dict"])
     data: SpeechData = cli.datamodule
+    kind = {"val_wer": "greedy", "val_per": "units, greedy"}.get(cli.monitored)
+    callbacks = checkpoint["callbacks"].items()
+    (rate,) = (float(s["best_model_score"]) for name, s in callbacks if f"'{cli.monitored}'" in name)
     save_bundle(
         root / "bundle",
         cli.model.model,
@@ -191,15 +194,5 @@ def _write_bundle(cli: TrainCLI, root: Path) -> None:
         lexicon=data.lexicon,
         training_data=", ".join(folder.name for folder in data.train_folders),
         licence=data.licence,
-        wer=_best_rate(cli.monitored, checkpoint),
+        wer={f"validation, {kind}, while training": round(rate, 4)} if kind else {},
     )
-
-
-def _best_rate(monitored: str, checkpoint: dict[str, Any]) -> dict[str, float]:
-    """Error rate of the best checkpoint for config.json; empty if it was selected by its loss."""
-    if monitored == "val_loss":
-        return {}
-    states = (state for name, state in checkpoint["callbacks"].items() if f"'{monitored}'" in name)
-    best = next(states)["best_model_score"]
-    of_units = "units, " if monitored == "val_per" else ""
-    return {f"validation, {of_units}greedy, while training": round(float(best), 4)}

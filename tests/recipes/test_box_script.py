@@ -111,11 +111,10 @@ def test_the_data_are_split_by_speaker_and_by_fold(
         corpora.librispeech(source / "LibriSpeech" / part, {f"84-121-000{i}": "SO IT IS" for i in range(2)})
     speakers = ["so0001", *[line for line in SPEAKERS.read_text().split("\n") if line.startswith("so")]]
     assert len(set(speakers)) == 21
-    utterances = [
-        replace(u, speaker=speakers[i])
-        for i, u in enumerate(corpora.utterances(source / "accented-english", 3))
-    ]
-    manifest.write(source / "accented-english" / "manifest.jsonl", utterances)
+    accented = source / "accented-english"
+    recorded = corpora.utterances(accented, 3)
+    utterances = [replace(u, speaker=speaker) for u, speaker in zip(recorded, speakers, strict=False)]
+    manifest.write(accented / "manifest.jsonl", utterances)
     for name in ("1-100-A", "5-200-A", "1-40730-A"):
         corpora.record(source / "noise" / "rooster" / f"{name}.flac", 0.5)
     assert box_data.main(source, data) == 1
