@@ -63,7 +63,7 @@ exec 9> "$out/lock"  # commands inherit it, also those that outlive this script
 ! command -v flock > /dev/null || flock -n 9 || die "$out: in use by another process"
 
 child=''
-trap '[ -z "$child" ] || kill "$child" 2> /dev/null' INT TERM  # asr train saves a checkpoint
+trap 'if [ "$child" ]; then kill "$child" 2> /dev/null; else exit 143; fi' HUP INT TERM  # asr train saves a checkpoint
 stage() {  # NAME RESULT COMMAND...: run the command unless its result exists, and note the hours
     [ ! -e "$2" ] || return 0
     local start status=0

@@ -73,13 +73,13 @@ def test_all_stages_with_a_stop_in_training_and_a_missing_part(tmp_path: Path) -
     assert not (box.out / "ctc" / "bundle").exists()
     assert (box.out / "stages.tsv").read_text().splitlines()[-1].endswith("\tstopped")
 
-    process = box.start("--allow-missing", train=("train", "absent"))
+    process = box.start("--allow-missing", "--noise-dev", "noise", train=("train", "absent"))
     told, _ = process.communicate(timeout=180)
     assert process.returncode == 0, told
     rows = [line.split("\t") for line in (box.out / "stages.tsv").read_text().splitlines()]
     assert [name for name, _, state in rows if state == "done"] == [
         *("text", "lm", "lm-pack", "lexicon", "train-lexicon", "ctc", "crf", "tune", "export"),
-        *("evaluate-dev", "evaluate-accented-dev"),
+        *("evaluate-dev", "evaluate-accented-dev", "evaluate-noise"),
     ]
     assert all(0 <= float(hours) < 0.1 for _, hours, _ in rows)
     info = read_info(box.out / "box")

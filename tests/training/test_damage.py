@@ -1,4 +1,4 @@
-"""What goes wrong in the middle of training: shards that cannot be read, numbers that are not finite."""
+"""Failures in the middle of training: unreadable shards, numbers that are not finite."""
 
 import os
 from collections.abc import Callable
