@@ -4,6 +4,7 @@ Not covered: real data, the sizes and steps of the recipes, training on several 
 """
 
 import importlib.util
+import json
 import os
 import signal
 import subprocess
@@ -112,9 +113,10 @@ def test_the_data_are_split_by_speaker_and_by_fold(
     speakers = ["so0001", *[line for line in SPEAKERS.read_text().split("\n") if line.startswith("so")]]
     assert len(set(speakers)) == 21
     accented = source / "accented-english"
-    recorded = corpora.utterances(accented, 3)
-    utterances = [replace(u, speaker=speaker) for u, speaker in zip(recorded, speakers, strict=False)]
-    manifest.write(accented / "manifest.jsonl", utterances)
+    corpora.utterances(accented, 3)
+    rows = [{"audio_filepath": f"u{i:02}.flac", "text": "SO IT IS", "speaker": speakers[i]} for i in range(3)]
+    lines = [json.dumps(row) + "\n" for row in rows]  # without durations
+    (accented / "manifest.jsonl").write_text("".join(lines))
     for name in ("1-100-A", "5-200-A", "1-40730-A"):
         corpora.record(source / "noise" / "rooster" / f"{name}.flac", 0.5)
     assert box_data.main(source, data) == 1
@@ -131,6 +133,6 @@ def test_the_data_are_split_by_speaker_and_by_fold(
     assert links == {"rooster-1-100-A.flac", "rooster-5-200-A.flac"}
     assert (data / "noise-dev" / "rooster-5-200-A.flac").is_file()
 
-    manifest.write(accented / "manifest.jsonl", utterances[:1])
+    (accented / "manifest.jsonl").write_text(lines[0])
     with pytest.raises(AsrError, match="none of the held-out speakers"):
         box_data.main(source, data)
