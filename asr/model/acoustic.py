@@ -1,6 +1,6 @@
 """The acoustic model: log-mel features -> subsampling -> recurrent layers -> log-probabilities."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
@@ -13,20 +13,11 @@ Cell = Literal["gru", "lstm", "rnn"]
 Normalization = Literal["corpus", "utterance", "speech"]
 
 CELLS: dict[Cell, type[nn.GRU | nn.LSTM | nn.RNN]] = {"gru": nn.GRU, "lstm": nn.LSTM, "rnn": nn.RNN}
-CHANNELS = 32
-"""Channels of both convolutions."""
-
-CMN_FRAMES = 200
-"""Weight of the training set's mean in "utterance" normalisation, in frames: 2 s."""
-
-SPEECH_FRAMES = 100
-"""Weight of the training set's mean in "speech" normalisation, in frames of speech: 1 s."""
-
-FLOOR = 12.0
-"""Features are clipped this far below the speech level, in nats (52 dB)."""
-
-LOWEST_LEVEL = -16.0
-"""Lower bound of the speech level (about -85 dBFS); quieter input is treated as silence."""
+CHANNELS = 32  # of both convolutions
+CMN_FRAMES = 200  # weight of the training set's mean in "utterance" normalisation, in frames: 2 s
+SPEECH_FRAMES = 100  # the same in "speech" normalisation, in frames of speech: 1 s
+FLOOR = 12.0  # features are clipped this far below the speech level, in nats (52 dB)
+LOWEST_LEVEL = -16.0  # lower bound of the speech level (about -85 dBFS); quieter input counts as silence
 
 _Value = TypeVar("_Value")
 
@@ -64,12 +55,12 @@ class Architecture:
 
 def migrate(values: dict[str, _Value]) -> dict[str, _Value]:
     """Rename the keys of an architecture or state_dict written before schema 2."""
-    new: dict[str, Any] = {}
-    for name, value in values.items():
-        if name == "cmn":
-            new["normalization"] = "utterance" if value else "corpus"
-        else:
-            new[name.replace(".ahead.", ".forward_rnn.").replace(".back.", ".backward_rnn.")] = value
+    new: dict[str, Any] = {
+        name.replace(".ahead.", ".forward_rnn.").replace(".back.", ".backward_rnn."): value
+        for name, value in values.items()
+    }
+    if "cmn" in new:
+        new["normalization"] = "utterance" if new.pop("cmn") else "corpus"
     return new
 
 
@@ -116,31 +107,25 @@ class AcousticModel(nn.Module):
         """
         valid = padding_mask(lengths, features.shape[1])[:, :, None]
         averaged = valid if seen is None else valid & seen[:, :, None]
-        features = features.float()
+        features, mean = features.float(), self.mean
         kind = self.architecture.normalization
-        if kind == "corpus":
-            return (features - self.mean) / self.std * valid
         if kind == "utterance":
-            total = ((features - self.mean) * averaged).sum(1, keepdim=True)
-            mean = self.mean + total / (averaged.sum(1, keepdim=True) + CMN_FRAMES)
-            return (features - mean) / self.std * valid
-        relative, weight = relative_to_speech(features, averaged)
-        total = (relative * weight).sum(1, keepdim=True) + SPEECH_FRAMES * self.mean
-        mean = total / (weight.sum(1, keepdim=True) + SPEECH_FRAMES)
-        return (relative - mean) / self.std * valid
+            total = ((features - mean) * averaged).sum(1, keepdim=True)
+            mean = mean + total / (averaged.sum(1, keepdim=True) + CMN_FRAMES)
+        elif kind == "speech":
+            features, weight = relative_to_speech(features, averaged)
+            total = (features * weight).sum(1, keepdim=True) + SPEECH_FRAMES * mean
+            mean = total / (weight.sum(1, keepdim=True) + SPEECH_FRAMES)
+        return (features - mean) / self.std * valid
 
     def encode(self, normalized: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Log-probabilities of normalised features, and their lengths."""
         x, lengths = self.subsampling(normalized, lengths)
-        return self.emit(self.dropout(x), lengths), lengths
-
-    def emit(self, x: Tensor, lengths: Tensor) -> Tensor:
-        """Recurrent and output layers: `[B, T', D]` -> `float32[B, T', V]`."""
-        x = x.transpose(0, 1).contiguous()
+        x = self.dropout(x).transpose(0, 1).contiguous()
         for norm, layer in zip(self.norms, self.recurrent, strict=True):
             x = x + self.dropout(layer(norm(x), lengths))
         logits: Tensor = self.output(self.output_norm(x)).transpose(0, 1)
-        return logits.float().log_softmax(dim=-1)
+        return logits.float().log_softmax(dim=-1), lengths
 
 
 def _migrate_in_place(module: nn.Module, state: dict[str, Any], *_: object) -> None:
@@ -214,8 +199,8 @@ class Dropout(nn.Dropout):
 class RecurrentLayer(nn.Module):
     """GRU, LSTM or tanh RNN layer: `[T, B, D]`, lengths `int64[B]` -> `[T, B, H]` (`2H` if bidirectional).
 
-    The backward RNN reads each utterance reversed within its own length, so both directions reach the padding
-    last and no valid frame depends on it. This replaces PackedSequence. Output beyond a length is arbitrary.
+    The backward RNN reads each utterance reversed within its own length, so no valid frame depends on the
+    padding, without PackedSequence. Output beyond a length is arbitrary.
     """
 
     def __init__(self, cell: Cell, input_size: int, hidden: int, bidirectional: bool) -> None:
@@ -248,18 +233,10 @@ def reversal_index(lengths: Tensor, frames: int) -> Tensor:
     return torch.where(t < lengths, lengths - 1 - t, t)
 
 
-_OPERATORS: dict[str, Callable[..., tuple[Tensor, ...]]] = {
-    "GRU": torch.gru,
-    "LSTM": torch.lstm,
-    "RNN_TANH": torch.rnn_tanh,
-}
-
-
 def run_rnn(rnn: nn.RNNBase, x: Tensor) -> Tensor:
     """`[T, B, D]` -> `[T, B, H]`, in the autocast type if autocast is on.
 
-    Autocast itself would cast a GRU's weights for every frame on a CPU, and to float16 on CUDA whatever type
-    was requested (torch/csrc AutocastRNN.cpp).
+    Autocast itself would cast a GRU's weights for every frame on a CPU, and to float16 on CUDA.
     """
     device = x.device.type
     if not torch.is_autocast_enabled(device):
@@ -276,15 +253,12 @@ def run_with_weights(rnn: nn.RNNBase, x: Tensor, weights: Sequence[Tensor]) -> T
     state = x.new_zeros(1 + rnn.bidirectional, x.shape[not rnn.batch_first], rnn.hidden_size)
     states = (state, state) if rnn.mode == "LSTM" else state
     options = (rnn.bias, 1, 0.0, rnn.training, rnn.bidirectional, rnn.batch_first)
-    output: Tensor = _OPERATORS[rnn.mode](x, states, weights, *options)[0]
+    output: Tensor = getattr(torch, rnn.mode.lower())(x, states, weights, *options)[0]
     return output
 
 
 def cast_together(weights: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
-    """Cast the weights of a layer into one block of memory, matrices before biases.
-
-    That is cuDNN's layout; any other would be copied once more, with a warning.
-    """
+    """Cast a layer's weights into one block, matrices before biases, as cuDNN would copy them otherwise."""
     order = sorted(range(len(weights)), key=lambda i: weights[i].ndim, reverse=True)
     flat = torch.cat([weights[i].flatten() for i in order]).to(dtype)
     pieces = dict(zip(order, torch.split(flat, [weights[i].numel() for i in order]), strict=True))

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 _tanh_backward = torch.ops.aten.tanh_backward.grad_input
 _sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
 
-_CLOSED = 30.0
-"""Update gate before the sigmoid that freezes a state (sigmoid(30) is 1 in float32)."""
+_CLOSED = 30.0  # freezes a state: sigmoid(30) is 1 in float32
+_NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
 
 def gru_layer(grus: Sequence[nn.GRU], x: Tensor, padding: Tensor, dtype: torch.dtype) -> Tensor:
@@ -31,9 +31,6 @@ def gru_layer(grus: Sequence[nn.GRU], x: Tensor, padding: Tensor, dtype: torch.d
     weights = [getattr(gru, f"{name}_l0") for gru in grus for name in _NAMES]
     states: Tensor = _GRULayer.apply(x.to(dtype).contiguous(), padding, *weights)  # type: ignore[no-untyped-call]
     return states
-
-
-_NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
 
 class _GRULayer(torch.autograd.Function):
@@ -94,9 +91,7 @@ def _scan(gates: Tensor, recurrent: Tensor, bias: Tensor) -> tuple[Tensor, Tenso
     states = gates.new_zeros(directions, frames + 1, batch, hidden)
     rz = gates.new_empty(directions, frames, batch, 2 * hidden)
     n, recurrent_n = (gates.new_empty(directions, frames, batch, hidden) for _ in range(2))
-    weight_rz, weight_n = (
-        weight.contiguous() for weight in torch.split(recurrent, [2 * hidden, hidden], dim=2)
-    )
+    weight_rz, weight_n = (w.contiguous() for w in torch.split(recurrent, [2 * hidden, hidden], dim=2))
     gates_rz, gates_n = (part.unbind(1) for part in torch.split(gates, [2 * hidden, hidden], dim=3))
     r, z = (part.unbind(1) for part in torch.split(rz, hidden, dim=3))
     h, rz_of, n_of, recurrent_of = (values.unbind(1) for values in (states, rz, n, recurrent_n))

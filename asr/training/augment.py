@@ -7,15 +7,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from asr import audio
 from asr.errors import TrainingError
 from asr.features.logmel import LogMel, LogMelConfig
 from asr.model.acoustic import padding_mask
 from asr.training.data import Batch
 
 NOISE_SUFFIXES = frozenset((".wav", ".flac", ".ogg", ".opus", ".mp3"))
-COLOURS = (0.0, 0.0, 1.0, 2.0)
-"""Exponents b of the power spectra 1 / f**b of stationary noise: white twice, pink, brown."""
-
+COLOURS = (0.0, 0.0, 1.0, 2.0)  # exponents b of power spectra 1 / f**b: white twice, pink, brown
 BANK_SECONDS = 20
 BABBLE_VOICES = 4
 
@@ -69,9 +68,7 @@ class NoiseConfig:
     def __post_init__(self) -> None:
         _check_shares(self, "noise", "share", "babble", "recorded")
         if not -100 <= self.lowest_snr <= self.highest_snr <= 100:
-            raise TrainingError(
-                "model.augmentation.noise: lowest_snr must not exceed highest_snr, both in -100 to 100 dB"
-            )
+            raise TrainingError("model.augmentation.noise: lowest_snr must be in -100 dB to highest_snr")
 
 
 @dataclass(frozen=True)
@@ -147,14 +144,12 @@ class AdditiveNoise(nn.Module):
     """Adds noise to raw log-mel features `[B, T, F]` with lengths `int64[B]`; no waveforms needed.
 
     Energies add, as they do on average over phases: ln(exp x + exp n) (Moreno et al., 1996). The
-    signal-to-noise ratio compares mean energies over all bins. Stationary noise is cut from the features of
-    Gaussian noise in several colours.
+    signal-to-noise ratio compares mean energies over all bins.
     """
 
     bank: Tensor
     clips: Tensor
     clip_frames: Tensor
-    clip_starts: Tensor
 
     def __init__(self, config: NoiseConfig, log_mel: LogMelConfig) -> None:
         super().__init__()
@@ -164,12 +159,10 @@ class AdditiveNoise(nn.Module):
         self.register_buffer("clips", torch.cat(clips), persistent=False)
         counts = torch.tensor([len(clip) for clip in clips])
         self.register_buffer("clip_frames", counts, persistent=False)
-        self.register_buffer("clip_starts", counts.cumsum(0) - counts, persistent=False)
 
     def forward(self, features: Tensor, lengths: Tensor, views: int = 1) -> Tensor:
         """Add noise; the batch holds `views` copies of each utterance, all first copies first."""
-        c = self.config
-        count, frames, _ = features.shape
+        c, (count, frames, _) = self.config, features.shape
         draw = torch.rand(3, count, device=features.device)
         noise = self._draw(count, frames)
         noise = torch.where(draw[0, :, None, None] < c.babble, _babble(features, lengths, views), noise)
@@ -222,14 +215,14 @@ class AdditiveNoise(nn.Module):
         """Recordings from a random frame on, repeated up to `frames`."""
         device = self.clips.device
         chosen = torch.randint(len(self.clip_frames), (count,), device=device)
-        lengths, starts = self.clip_frames[chosen, None], self.clip_starts[chosen, None]
+        lengths = self.clip_frames[chosen, None]
+        starts = self.clip_frames.cumsum(0)[chosen, None] - lengths
         first = (torch.rand(count, 1, device=device) * lengths).long()
         return self.clips[starts + (first + torch.arange(frames, device=device)) % lengths]
 
     def _stationary(self, count: int, frames: int) -> Tensor:
         """Ranges of the bank from a random frame on, repeated up to `frames`."""
-        colours, length, _ = self.bank.shape
-        device = self.bank.device
+        (colours, length, _), device = self.bank.shape, self.bank.device
         position = torch.randint(length, (count, 1), device=device) + torch.arange(frames, device=device)
         return self.bank[torch.randint(colours, (count, 1), device=device), position % length]
 
@@ -243,28 +236,24 @@ def level(features: Tensor, lengths: Tensor) -> Tensor:
 
 def _babble(features: Tensor, lengths: Tensor, views: int) -> Tensor:
     """Sum of BABBLE_VOICES other utterances of the batch, each repeated up to the longest."""
-    count, frames, _ = features.shape
+    (count, frames, _), device = features.shape, features.device
     utterances = count // views
-    others = 1 + torch.randint(max(1, utterances - 1), (BABBLE_VOICES, count), device=features.device)
-    voices = (torch.arange(count, device=features.device) + others) % utterances
+    others = 1 + torch.randint(max(1, utterances - 1), (BABBLE_VOICES, count), device=device)
+    voices = (torch.arange(count, device=device) + others) % utterances
     total = torch.full_like(features, -math.inf, dtype=torch.float32)
     for voice in voices:
-        position = torch.arange(frames, device=features.device) % lengths[voice, None]
+        position = torch.arange(frames, device=device) % lengths[voice, None]
         total = torch.logaddexp(total, features[voice[:, None], position].float())
     return total
 
 
 def recorded_noise(folder: Path, log_mel: LogMelConfig) -> list[Tensor]:
     """Features `float32[T, F]` of each recording below `folder`. Raises TrainingError if there is none."""
-    from asr import audio
-
-    extract = LogMel(log_mel)
-    clips = []
+    extract, clips = LogMel(log_mel), []
     for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in NOISE_SUFFIXES):
         wave = torch.from_numpy(audio.read(path))[None]
         features = extract(wave, torch.tensor([wave.shape[1]]))[0][0]
-        # Digital silence has no level to scale.
-        if len(features) and float(wave.abs().max()) > 0:
+        if len(features) and float(wave.abs().max()) > 0:  # digital silence has no level to scale
             clips.append(features)
     if not clips:
         raise TrainingError(f"{folder}: no noise recording found; set model.augmentation.noise.folder")

@@ -1,6 +1,7 @@
 """Callbacks of a training run: weight average, epoch lines, checkpoints; and its curves."""
 
 import csv
+import io
 import signal
 import threading
 import time
@@ -22,8 +23,7 @@ from asr.console import print_error
 from asr.errors import TrainingError
 from asr.files import atomic_write
 
-RATES = {"val_wer": "WER", "val_cer": "CER", "val_per": "PER"}
-"""Error rates of validation; a run logs the first two, or the last one for phones."""
+RATES = {"val_wer": "WER", "val_cer": "CER", "val_per": "PER"}  # the last one for phones
 
 
 class WeightAverage(WeightAveraging):
@@ -47,15 +47,13 @@ class EpochLine(Callback):
 
     def __init__(self, monitored: str) -> None:
         self.monitored = monitored
-        self.best = (float("inf"), 0)
+        self.best: tuple[float, int] = (float("inf"), 0)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start the clock."""
         self._last = time.monotonic()
 
     @rank_zero_only
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Print the metrics and the seconds since the last line."""
         m = {name: float(value) for name, value in trainer.callback_metrics.items()}
         self.best = min(self.best, (m[self.monitored], trainer.current_epoch))
         now = time.monotonic()
@@ -68,33 +66,24 @@ class EpochLine(Callback):
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Keep the best epoch over a resume."""
         return {"best": list(self.best)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the best epoch."""
-        value, epoch = state_dict["best"]
-        self.best = (value, epoch)
+        self.best = tuple(state_dict["best"])
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes checkpoints completely or not at all.
-
-    On a full disk the previous checkpoint stays and the run continues: there may be room for the next one.
-    """
+    """Writes checkpoints completely or not at all; on a full disk the run continues without."""
 
     def save_checkpoint(self, checkpoint: Any, path: Any, storage_options: Any = None) -> None:
-        """Called by the trainer."""
+        buffer = io.BytesIO()  # torch.save would turn an OSError into a RuntimeError
+        torch.save(checkpoint, buffer)
         try:
             with atomic_write(Path(path), "wb") as file:
-                torch.save(checkpoint, file)
-        except (OSError, RuntimeError) as error:
-            cause = error if isinstance(error, OSError) else error.__context__
-            if not isinstance(cause, OSError):
-                raise
-            reason = (cause.strerror or str(cause)).lower()
+                file.write(buffer.getbuffer())
+        except OSError as error:
             before = "; the previous one is kept" if Path(path).exists() else ""
-            print_error(f"{path}: checkpoint not written ({reason}){before}")
+            print_error(f"{path}: checkpoint not written ({(error.strerror or str(error)).lower()}){before}")
 
 
 class RecentCheckpoint(ModelCheckpoint):
@@ -104,15 +93,13 @@ class RecentCheckpoint(ModelCheckpoint):
     """
 
     def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
-        """Called by the trainer."""
         if not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
             super().on_train_batch_end(trainer, *args)
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
-        """Called by the trainer after a complete step."""
-        # During validation, the weights and their average are swapped.
+        # After a complete step. During validation, the weights and their average are swapped.
         in_epoch = trainer.training and not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
         if in_epoch and isinstance(exception, SIGTERMException):
             trainer.save_checkpoint(Path(self.dirpath or ".") / f"{self.filename}.ckpt")
@@ -127,35 +114,26 @@ class StopTogether(Callback):
     _asked = False
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Replace the trainer's handler; the trainer restores the original one at its end."""
+        # The trainer restores the original handler at its end.
         if trainer.world_size > 1 and threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, self._note)
-
-    def _note(self, *_: object) -> None:
-        self._asked = True
+            signal.signal(signal.SIGTERM, lambda *_: setattr(self, "_asked", True))
 
     def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
-        """Called by the trainer."""
         if trainer.world_size > 1 and trainer.strategy.reduce_boolean_decision(self._asked, all=False):
             trainer._signal_connector.received_sigterm = True
 
 
 def newest_checkpoint(root: Path) -> Path | None:
-    """Newest intact checkpoint of a run, or None; damaged ones are reported and passed over.
-
-    Raises TrainingError if all are damaged.
-    """
+    """Newest intact checkpoint, or None; reports damaged ones, raises TrainingError if all are damaged."""
     found = [path for name in ("last.ckpt", "recent.ckpt") if (path := root / name).exists()]
-    damaged = None
     for path in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True):
         try:
             torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         except (OSError, RuntimeError, EOFError, ValueError) as error:
-            damaged = path
             print_error(f"{path}: damaged checkpoint ({str(error).splitlines()[0][:80]}); passed over")
         else:
             return path
-    if damaged:
+    if found:
         raise TrainingError(f"{root}: all checkpoints are damaged; start again in another default_root_dir")
     return None
 
@@ -169,13 +147,13 @@ def plot_curves(logs: Path, png: Path) -> None:
 
     curves = read_curves(logs)
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4), layout="constrained")
-    for name, label in (("loss", "training"), ("val_loss", "validation")):
-        left.plot(*np.array(curves[name]).reshape(-1, 2).T, label=label)
-    left.set(xlabel="step", ylabel="loss, nats per token", ylim=(0, None))
-    for name, label in RATES.items():
+    labels = {"loss": "training", "val_loss": "validation", **RATES}
+    for name, label in labels.items():
         if name in curves:
-            steps, rates = np.array(curves[name]).reshape(-1, 2).T
-            right.plot(steps, 100 * rates, label=label)
+            axes, factor = (right, 100) if name in RATES else (left, 1)
+            steps, values = np.array(curves[name]).T
+            axes.plot(steps, factor * values, label=label)
+    left.set(xlabel="step", ylabel="loss, nats per token", ylim=(0, None))
     right.set(xlabel="step", ylabel="validation error rate, %", ylim=(0, 105))
     for axes in (left, right):
         axes.legend()

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytorch_lightning as pl
@@ -19,8 +19,7 @@ from asr.features.store import Entry, FeatureStore
 from asr.model.acoustic import Subsampling, relative_to_speech
 from asr.text import ENGLISH, Tokenizer, ctc_frames_needed
 
-BUCKET_GROWTH = 1.05
-"""Lengths within 5 % of each other share a bucket."""
+BUCKET_GROWTH = 1.05  # lengths within 5 % of each other share a bucket
 
 
 class Batch(NamedTuple):
@@ -43,26 +42,10 @@ class Item(NamedTuple):
     tokens: list[int]
 
 
-class Spelling:
-    """Spells words in units, using each word's first pronunciation in a lexicon."""
-
-    def __init__(self, lexicon: Path, tokenizer: Tokenizer) -> None:
-        self._lexicon, self._tokenizer = lexicon, tokenizer
-        self._spellings = read_lexicon(lexicon, tokenizer).first_spellings()
-
-    def __call__(self, text: str, folder: Path) -> str:
-        """Raises TrainingError naming the words that the lexicon lacks."""
-        if lacking := sorted(set(text.split()) - self._spellings.keys()):
-            raise TrainingError(
-                f"{folder}: {self._lexicon} lacks {name_some(lacking)}; add these words to it"
-            )
-        return self._tokenizer.decode(token for word in text.split() for token in self._spellings[word])
-
-
 class SpeechDataset(Dataset[Batch]):
     """Utterances of prepared corpora at the given speeds; indexed by a list of positions, it returns a Batch.
 
-    Raises TrainingError or StoreError.
+    Words are replaced by their first pronunciation in `lexicon`. Raises TrainingError or StoreError.
     """
 
     def __init__(
@@ -74,27 +57,29 @@ class SpeechDataset(Dataset[Batch]):
     ) -> None:
         self.stores = [FeatureStore(folder) for folder in folders]
         self.items: list[Item] = []
-        spelling = Spelling(lexicon, tokenizer) if lexicon else None
+        spellings = read_lexicon(lexicon, tokenizer).first_spellings() if lexicon else None
         for folder, store in zip(folders, self.stores, strict=True):
             prepared = {entry.speed for entry in store.entries.values()}
             if missing := sorted(set(speeds) - prepared):
-                raise TrainingError(
-                    f"{folder}: not prepared at speed {missing[0]}; run `asr prepare` with --speeds"
-                )
+                raise TrainingError(f"{folder}: not prepared at speed {missing[0]}; see asr prepare --speeds")
             for utterance in manifest.read(folder / "manifest.jsonl"):
-                text = spelling(utterance.text, folder) if spelling else utterance.text
+                text = utterance.text
+                if spellings is not None:
+                    if lacking := sorted(set(text.split()) - spellings.keys()):
+                        raise TrainingError(f"{folder}: {lexicon} lacks {name_some(lacking)}; add them to it")
+                    text = tokenizer.decode(token for word in text.split() for token in spellings[word])
                 tokens = tokenizer.encode(text)
                 if (utterance.id, 1.0) not in store.entries:
                     raise TrainingError(f"{folder}: no features of {utterance.id}; run `asr prepare` again")
-                # A fast copy is missing if it was too short for its text.
+                # Fast copies too short for their text are missing.
                 entries = (store.entries.get((utterance.id, speed)) for speed in speeds)
                 self.items += [Item(store, entry, text, tokens) for entry in entries if entry]
         self._check_lengths()
 
     def _check_lengths(self) -> None:
         frames = Subsampling.output_lengths(torch.tensor(self.lengths)).tolist()
-        needed = (ctc_frames_needed(item.tokens) for item in self.items)
-        short = [item.entry.id for item, f, n in zip(self.items, frames, needed, strict=True) if n > f]
+        items = zip(self.items, frames, strict=True)
+        short = [item.entry.id for item, count in items if ctc_frames_needed(item.tokens) > count]
         if short:
             raise TrainingError(
                 f"{len(short)} utterances have more labels than frames, so CTC cannot align them: "
@@ -103,7 +88,6 @@ class SpeechDataset(Dataset[Batch]):
 
     @property
     def lengths(self) -> list[int]:
-        """Feature frames of each item."""
         return [item.entry.frames for item in self.items]
 
     def __len__(self) -> int:
@@ -128,7 +112,7 @@ class SpeechDataset(Dataset[Batch]):
 
     def statistics(self) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation `float32[F]` over all stores, weighted by frames."""
-        weights = np.array([sum(e.frames for e in s.entries.values() if e.speed == 1.0) for s in self.stores])
+        weights = [sum(e.frames for e in s.entries.values() if e.speed == 1.0) for s in self.stores]
         means = np.stack([s.mean for s in self.stores]).astype(np.float64)
         squares = np.stack([s.std.astype(np.float64) ** 2 for s in self.stores]) + means**2
         mean = np.average(means, axis=0, weights=weights)
@@ -136,20 +120,14 @@ class SpeechDataset(Dataset[Batch]):
         return mean.astype(np.float32), std.astype(np.float32)
 
     def speech_statistics(self, most: int = 1000) -> tuple[np.ndarray, np.ndarray]:
-        """Mean over speech, and standard deviation of all frames around each utterance's own mean.
-
-        Of features relative to the speech level, `float32[F]`, from up to `most` utterances.
-        """
+        """Mean over speech and deviation from each utterance's own, `float32[F]`, relative to its level."""
         mels = self.stores[0].config.mels
         sums, squares = torch.zeros(2, mels, dtype=torch.float64)
         weights, frames = 0.0, 0
         for item in self.items[:: max(1, len(self.items) // most)]:
             features = torch.from_numpy(item.store.read(item.entry).astype(np.float32))[None]
-            if not features.shape[1]:
-                continue
-            relative, weight = relative_to_speech(
-                features, torch.ones(1, features.shape[1], 1, dtype=torch.bool)
-            )
+            every = torch.ones(1, features.shape[1], 1, dtype=torch.bool)
+            relative, weight = relative_to_speech(features, every)
             own = (relative * weight).sum(1) / weight.sum(1).clamp(min=1)
             sums += (relative * weight).sum(1)[0].double()
             squares += (relative - own).square().sum(1)[0].double()
@@ -166,12 +144,11 @@ def name_some(ids: Sequence[str], most: int = 5) -> str:
 class BucketSampler(Sampler[list[int]]):
     """Lists of indices; each list, padded to its longest utterance, costs at most `budget`.
 
-    `lengths` and `budget` share a unit (frames, say); an utterance longer than the budget is a batch of its
-    own. Utterances are shuffled within their bucket and cut into batches from short to long, so every epoch
-    has the same number of batches. Order and composition depend only on `seed` and the epoch. All ranks take
-    the same number of steps, with batches of neighbouring lengths in each. The first epoch starts with the
-    most expensive batch, so that running out of memory shows at once. `skip()` returns the number of batches
-    already done in this epoch, for resuming.
+    `lengths` and `budget` share a unit (frames, say); a longer utterance is a batch of its own. Utterances
+    are shuffled within their bucket and cut into batches from short to long, so all epochs have the same
+    number of batches, and each step has batches of neighbouring lengths on all ranks. The order depends only
+    on `seed` and the epoch. The first epoch starts with the most expensive batch, so that running out of
+    memory shows at once. `skip()` returns the number of batches already done in this epoch, for resuming.
     """
 
     def __init__(
@@ -195,7 +172,6 @@ class BucketSampler(Sampler[list[int]]):
         return (len(self.cuts) - 1) // self.ranks
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by the trainer before each epoch."""
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -258,47 +234,39 @@ class SpeechData(pl.LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.train_folders = train
-        self.validation_folders = validation
-        self.batch_seconds = batch_seconds
-        self.speeds = speeds
+        self.train_folders, self.validation_folders = train, validation
+        self.batch_seconds, self.speeds = batch_seconds, speeds
         self.tokenizer = Tokenizer(units if isinstance(units, str) else tuple(units))
-        self.lexicon = lexicon
-        self.licence = licence
-        self.seed = seed
+        self.lexicon, self.licence, self.seed = lexicon, licence, seed
 
     def setup(self, stage: str) -> None:
-        """Open the stores and check that they are consistent. Called by the trainer."""
+        """Open the stores and check that they are consistent."""
         if hasattr(self, "log_mel"):
             return
         self.train_set = SpeechDataset(self.train_folders, self.tokenizer, self.speeds, self.lexicon)
         self.validation_set = SpeechDataset(self.validation_folders, self.tokenizer, lexicon=self.lexicon)
-        configs = {store.config for s in (self.train_set, self.validation_set) for store in s.stores}
+        configs = {store.config for store in self.train_set.stores + self.validation_set.stores}
         if len(configs) > 1:
             raise TrainingError("the feature stores differ in their LogMel settings; prepare them alike")
         self.log_mel: LogMelConfig = configs.pop()
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Shuffled batches of this rank, from the middle of an epoch after a resume."""
-        trainer = self.trainer
-        assert trainer is not None
-        progress = trainer.fit_loop.epoch_loop.batch_progress
-        return self._loader(self.train_set, seed=self.seed, skip=lambda: progress.current.ready)
+        assert self.trainer is not None
+        progress = self.trainer.fit_loop.epoch_loop.batch_progress
+        return self._loader(self.train_set, self.seed, lambda: progress.current.ready)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """All validation utterances, distributed over the ranks."""
-        return self._loader(self.validation_set, seed=0, skip=lambda: 0)
+        return self._loader(self.validation_set, 0, lambda: 0)
 
     def _loader(self, dataset: SpeechDataset, seed: int, skip: Callable[[], int]) -> DataLoader[Batch]:
         trainer = self.trainer
         assert trainer is not None
         budget = int(self.batch_seconds * self.log_mel.sample_rate / self.log_mel.hop / trainer.world_size)
-        sampler = BucketSampler(
-            dataset.lengths, budget, seed=seed, rank=trainer.global_rank, ranks=trainer.world_size, skip=skip
-        )
-        # A batch is one gather from memory maps, so worker processes would only add latency. The loader's
-        # own generator keeps it from drawing on the global one, which would break exact resuming.
-        pin = torch.cuda.is_available()
-        return DataLoader(
-            dataset, sampler=sampler, batch_size=None, generator=torch.Generator(), pin_memory=pin
-        )
+        rank, ranks = trainer.global_rank, trainer.world_size
+        sampler = BucketSampler(dataset.lengths, budget, seed=seed, rank=rank, ranks=ranks, skip=skip)
+        # No workers: a batch is one gather from memory maps. The loader's own generator keeps it from drawing
+        # on the global one, which would break exact resuming.
+        options: Any = {"pin_memory": torch.cuda.is_available(), "generator": torch.Generator()}
+        return DataLoader(dataset, sampler=sampler, batch_size=None, **options)

@@ -21,8 +21,7 @@ from asr.model.acoustic import padding_mask
 from asr.text import BLANK
 from asr.training.data import Batch
 
-MOST_TOKENS = 128
-"""Vocabulary limit of the trigram table, which holds 4 bytes for each of the V**3 trigrams."""
+MOST_TOKENS = 128  # the table of trigrams takes 4 * V**3 bytes
 
 
 def ctc_losses(batch: Batch, log_probs: Tensor, lengths: Tensor) -> Tensor:
@@ -42,10 +41,9 @@ def two_views(batch: Batch) -> Batch:
 
 
 def consistency_loss(log_probs: Tensor, lengths: Tensor) -> Tensor:
-    """Sum of KL(b || a) + KL(a || b) over the frames of both views (Yao et al., 2025, arXiv 2410.05101).
+    """Sum of KL(b || a) + KL(a || b) over frames, each towards the other view, detached (arXiv 2410.05101).
 
-    `float[2B, T, V]` log-probabilities of a batch from `two_views`, lengths `int[2B]` -> scalar. Each view
-    is trained towards the other one, detached.
+    `float[2B, T, V]` log-probabilities of a batch from `two_views`, lengths `int[2B]` -> scalar.
     """
     target = torch.cat(log_probs.detach().chunk(2)[::-1])
     kl = F.kl_div(log_probs, target, reduction="none", log_target=True).sum(dim=2)
@@ -53,10 +51,9 @@ def consistency_loss(log_probs: Tensor, lengths: Tensor) -> Tensor:
 
 
 def trigrams(sequences: Iterable[Sequence[int]], size: int) -> Tensor:
-    """Estimate P(c | a, b) at `[a, b, c]` from token sequences, `float32[size, size, size]`.
+    """Estimate P(c | a, b) at `[a, b, c]`, `float32[size, size, size]`, with Witten-Bell smoothing (1991).
 
-    The blank marks the beginning and end of a sequence. Witten-Bell smoothing (1991) keeps all of them
-    positive. Raises TrainingError if the vocabulary exceeds MOST_TOKENS.
+    The blank marks both ends of a sequence. Raises TrainingError if the vocabulary exceeds MOST_TOKENS.
     """
     if size > MOST_TOKENS:
         raise TrainingError(f"model.crf: {size} tokens exceed the limit of {MOST_TOKENS}; set model.crf to 0")
@@ -73,8 +70,7 @@ def trigrams(sequences: Iterable[Sequence[int]], size: int) -> Tensor:
 
 
 def _interpolated(counts: Tensor, shorter: Tensor) -> Tensor:
-    """Weight the shorter history by the number of distinct tokens seen after the longer one."""
-    kinds = (counts > 0).sum(-1, keepdim=True).clamp(min=1)
+    kinds = (counts > 0).sum(-1, keepdim=True).clamp(min=1)  # of tokens seen after a history
     return (counts + kinds * shorter) / (counts.sum(-1, keepdim=True) + kinds)
 
 
@@ -88,20 +84,16 @@ def log_prior_score(trigrams: Tensor, targets: Tensor, target_lengths: Tensor) -
 
 
 def log_partition(log_probs: Tensor, lengths: Tensor, trigrams: Tensor) -> Tensor:
-    """log sum_v [P(v | x) P(v)] over all token sequences v, `float32[B]`.
-
-    Takes CTC log-probabilities `float32[B, T, V]`, their lengths, and P(c | a, b).
-    """
+    """log sum_v [P(v | x) P(v)] over all sequences, from CTC's `float32[B, T, V]` and P(c | a, b)."""
     with torch.autocast(log_probs.device.type, enabled=False):
         result: Tensor = _LogPartition.apply(log_probs.float(), lengths, trigrams)  # type: ignore[no-untyped-call]
     return result
 
 
 class _Chain:
-    """Transitions of the forward and backward recursions.
+    """Transitions between states: the last two tokens, a then b, and whether the frame was a blank.
 
-    A state is the last two tokens, a then b, and whether the frame was a blank: `token` and `blank` are
-    `[b, B, a]`, so that the sum over histories is one batched matrix product.
+    `token` and `blank` are `[b, B, a]`, so that the sum over histories is one batched matrix product.
     """
 
     def __init__(self, trigrams: Tensor) -> None:
@@ -112,12 +104,6 @@ class _Chain:
         self.again = self.other.diagonal(dim1=0, dim2=2).T.unsqueeze(1).clone()  # P(b | a, b): after a blank
         self.other.diagonal(dim1=0, dim2=2).zero_()
         self.reverse = self.other.transpose(1, 2).contiguous()
-
-    def begin(self, utterances: int) -> tuple[Tensor, Tensor]:
-        blank = self.end.new_zeros(len(self.end), utterances, len(self.end))
-        token = torch.zeros_like(blank)
-        blank[BLANK, :, BLANK] = 1
-        return token, blank
 
     def forward(self, token: Tensor, blank: Tensor, probs: Tensor) -> tuple[Tensor, Tensor]:
         """Advance by a frame of probabilities `[V, B, 1]`."""
@@ -147,16 +133,17 @@ class _LogPartition(torch.autograd.Function):
         peaks = log_probs.amax(2, keepdim=True)
         probs = torch.where(valid[:, :, None], (log_probs - peaks).exp(), certain)
         probs = probs.permute(1, 2, 0).unsqueeze(3).contiguous()  # [T, V, B, 1]
-        state = chain.begin(len(log_probs))
+        token, blank = chain.end.new_zeros(2, len(chain.end), len(log_probs), len(chain.end))
+        blank[BLANK, :, BLANK] = 1
         states, sums = [], []
         for frame in probs:
-            token, blank = chain.forward(*state, frame)
+            token, blank = chain.forward(token, blank, frame)
             scale = token.sum((0, 2)) + blank.sum((0, 2))
-            state = token / scale[:, None], blank / scale[:, None]
+            token, blank = token / scale[:, None], blank / scale[:, None]
             if ctx.needs_input_grad[0]:
-                states.append(state)
+                states.append((token, blank))
             sums.append(scale)
-        ends = ((state[0] + state[1]) * chain.end).sum((0, 2))
+        ends: Tensor = ((token + blank) * chain.end).sum((0, 2))
         ctx.chain, ctx.states = chain, states
         ctx.save_for_backward(probs, valid)
         return ends.log() + torch.stack(sums).log().sum(0) + (peaks.squeeze(2) * valid).sum(1)

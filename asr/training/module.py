@@ -30,8 +30,7 @@ from asr.training.losses import (
     two_views,
 )
 
-MOST_SKIPPED = 3
-"""Consecutive steps with gradients that are not finite before the run stops."""
+MOST_SKIPPED = 3  # consecutive steps, before the run stops
 
 
 @dataclass(frozen=True)
@@ -97,9 +96,9 @@ class CTCModule(pl.LightningModule):
         super().__init__()
         self.tokenizer = Tokenizer(units if isinstance(units, str) else tuple(units))
         if architecture.vocabulary != self.tokenizer.size:
+            outputs, units = architecture.vocabulary, list(self.tokenizer.units)
             raise TrainingError(
-                f"architecture.vocabulary: {architecture.vocabulary} outputs for {self.tokenizer.size - 1} "
-                "units and the blank"
+                f"architecture.vocabulary: {outputs} outputs for {len(units)} units and a blank"
             )
         self.model = AcousticModel(architecture)
         if init is not None:
@@ -111,19 +110,16 @@ class CTCModule(pl.LightningModule):
             self.noise = AdditiveNoise(a.noise, LogMelConfig())
         if crf:  # registered before the data are known, for whatever copies the module in between
             self.register_buffer("trigrams", trigrams([], self.tokenizer.size), persistent=False)
-        self.consistency = consistency
-        self.crf = crf
-        self.seed = seed
+        self.consistency, self.crf, self.seed = consistency, crf, seed
         self._skipped = 0
         self._losses: list[tuple[list[str], Tensor]] = []  # of the batches of this step
         # All buffers are constants, computed alike by each process.
         constants = [name for name, _ in self.named_buffers()]
-        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(  # type: ignore[no-untyped-call]
-            self, constants
-        )
+        ignore: Any = DistributedDataParallel._set_params_and_buffers_to_ignore_for_model
+        ignore(self, constants)
 
     def setup(self, stage: str) -> None:
-        """Take the statistics of the training data. Called by the trainer."""
+        """Take the statistics of the training data."""
         data: SpeechData = self.trainer.datamodule  # type: ignore[attr-defined]
         speech = self.model.architecture.normalization == "speech"
         mean, std = data.train_set.speech_statistics() if speech else data.train_set.statistics()
@@ -144,18 +140,13 @@ class CTCModule(pl.LightningModule):
         total = self.trainer.estimated_stepping_batches
         if math.isinf(total):
             raise TrainingError(
-                "the learning rate schedule needs an end; set --trainer.max_epochs or --trainer.max_steps"
+                "the learning rate schedule needs an end; set trainer.max_epochs or max_steps"
             )
-        scheduler = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: c.share_of_peak(step, int(total))
-        )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        rate = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: c.share_of_peak(step, int(total)))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": rate, "interval": "step"}}
 
     def losses(self, batch: Batch, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Loss of each utterance in nats `float32[B]`, log-probabilities and their lengths.
-
-        `features` are normalised.
-        """
+        """Losses in nats `float32[B]` of normalised features, log-probabilities and their lengths."""
         log_probs, lengths = self.model.encode(features, batch.lengths)
         losses = ctc_losses(batch, log_probs, lengths)
         if self.crf:
@@ -165,7 +156,7 @@ class CTCModule(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss in nats per token."""
-        # Seeding each step by its number makes dropout and augmentation independent of stops in between.
+        # Makes dropout and augmentation independent of stops in between.
         torch.manual_seed(hash((self.seed, self.current_epoch, batch_idx, self.global_rank)))
         silence = self.augmentation.silence
         if self.noise:
@@ -180,10 +171,9 @@ class CTCModule(pl.LightningModule):
         masked = spec_augment(self.augmentation.spec_augment, normalized, batch.lengths)
         losses, log_probs, lengths = self.losses(batch, masked)
         self._losses.append((batch.ids, losses.detach()))
-        # All transcripts of a batch may be empty, replaced by silence.
-        tokens = mean_over_ranks(batch.target_lengths.sum().float()).clamp(min=1)
+        tokens = mean_over_ranks(batch.target_lengths.sum().float()).clamp(min=1)  # 0 if all is silence
         loss = losses.sum() / tokens
-        # The progress bar would make the host wait for the device.
+        # On CUDA, the progress bar would make the host wait for the device.
         self.log("loss", loss.detach(), prog_bar=not loss.is_cuda, batch_size=len(batch.ids))
         if self.consistency:
             loss = loss + self.consistency * consistency_loss(log_probs, lengths) / tokens
@@ -195,7 +185,7 @@ class CTCModule(pl.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip by norm; skip the step if the gradients are not finite. Called by the trainer.
+        """Clip by norm; skip the step if the gradients are not finite.
 
         Raises TrainingError for another algorithm, and after MOST_SKIPPED skipped steps in a row.
         """
@@ -203,13 +193,10 @@ class CTCModule(pl.LightningModule):
             raise TrainingError("trainer.gradient_clip_algorithm: only norm is supported; leave it out")
         norm = torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val or math.inf)
         batches, self._losses = self._losses, []
-        # Gradients have been averaged over the processes, so all of them take the same decision.
-        if norm.isfinite():
+        if norm.isfinite():  # on all processes or on none, as gradients have been averaged
             self._skipped = 0
             return
-        losses = [
-            (id, loss) for ids, values in batches for id, loss in zip(ids, values.tolist(), strict=True)
-        ]
+        losses = [pair for ids, values in batches for pair in zip(ids, values.tolist(), strict=True)]
         broken = list(dict.fromkeys(id for id, loss in losses if not math.isfinite(loss)))
         if getattr(self.trainer.precision_plugin, "scaler", None):
             # The scaler skips the step. Overflow of finite losses is how it finds its scale.
@@ -222,10 +209,8 @@ class CTCModule(pl.LightningModule):
         if self._skipped >= MOST_SKIPPED:
             raise TrainingError(
                 f"{self._skipped} consecutive steps skipped, the last at step {self.global_step}: {cause}; "
-                "check these recordings, or resume from the last checkpoint with --resume and a lower "
-                "--model.optimizer.learning_rate"
+                "check these recordings, or use --resume with a lower --model.optimizer.learning_rate"
             )
-        # Only the process that had the batch knows the utterances.
         (warnings.warn if broken else rank_zero_warn)(f"step {self.global_step} skipped: {cause}")
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -240,10 +225,8 @@ class CTCModule(pl.LightningModule):
                 group["weight_decay"] = c.weight_decay
 
     def on_validation_epoch_start(self) -> None:
-        """Reset the counts."""
-        # word errors, words, character errors, characters, nats, tokens, non-empty hypotheses
-        self._sums = torch.zeros(7, dtype=torch.float64)
-        self._some_ids: list[str] = []
+        # word errors, words, character errors, characters, nats, tokens
+        self._sums = torch.zeros(6, dtype=torch.float64)
         self._broken: list[str] = []
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -256,41 +239,31 @@ class CTCModule(pl.LightningModule):
             for row, length in zip(log_probs.cpu().numpy(), lengths.tolist(), strict=True)
         ]
         words = jiwer.process_words(batch.texts, hypotheses)
-        # Texts of phones hold a phone per word, so the only error rate is that of the words.
-        phones = not isinstance(self.tokenizer.units, str)
-        characters = words if phones else jiwer.process_characters(batch.texts, hypotheses)
+        characters = jiwer.process_characters(batch.texts, hypotheses)
         counts: list[float] = []
         for output in (words, characters):
             changed = output.substitutions + output.deletions
             counts += [changed + output.insertions, changed + output.hits]
-        spoken = sum(map(bool, hypotheses))
-        counts += [float(losses.sum()), int(batch.target_lengths.sum()), spoken]
+        counts += [float(losses.sum()), int(batch.target_lengths.sum())]
         self._sums += torch.tensor(counts, dtype=torch.float64)
-        self._some_ids += batch.ids[:2]
 
     def on_validation_epoch_end(self) -> None:
         """Sum over batches and ranks, then divide. Raises TrainingError, on all ranks alike."""
         sums = self.trainer.strategy.reduce(self._sums.float().to(self.device), reduce_op="sum")
         assert isinstance(sums, Tensor)
-        errors, words, character_errors, characters, nats, tokens, spoken = sums.tolist()
+        errors, words, character_errors, characters, nats, tokens = sums.tolist()
         if math.isnan(nats):
-            names = name_some(self._broken) if self._broken else "recordings named by another process"
+            names = name_some(self._broken) or "recordings of another process"
             raise TrainingError(
                 f"validation loss is NaN after step {self.global_step} for {names}; check these recordings, "
-                "or start again with a lower --model.optimizer.learning_rate"
+                "or try a lower --model.optimizer.learning_rate"
             )
         self.log("val_loss", nats / tokens)
-        if not isinstance(self.tokenizer.units, str):
-            self.log("val_per", errors / words, prog_bar=True)
-        else:
+        if isinstance(self.tokenizer.units, str):
             self.log("val_wer", errors / words, prog_bar=True)
             self.log("val_cer", character_errors / characters)
-        if spoken == 0:
-            rank_zero_warn(
-                f"the model emits only blanks after epoch {self.current_epoch} (for "
-                f"{name_some(self._some_ids)}); normal in the first epochs, later try a lower "
-                "model.optimizer.learning_rate"
-            )
+        else:  # texts hold a phone per word
+            self.log("val_per", errors / words, prog_bar=True)
 
 
 def mean_over_ranks(value: Tensor) -> Tensor:

@@ -31,8 +31,7 @@ from asr.training.callbacks import (
 from asr.training.data import SpeechData
 from asr.training.module import CTCModule
 
-LEAST_SECONDS = 10
-"""Audio per process and step below which `asr train` starts fewer processes than there are cores."""
+LEAST_SECONDS = 10  # of audio per process and step; for less, fewer processes than cores are started
 
 
 class TrainCLI(LightningCLI):
@@ -43,16 +42,13 @@ class TrainCLI(LightningCLI):
         super().__init__(*args, **kwargs)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Called by LightningCLI."""
         parser.epilog = (
             "--resume continues the run in trainer.default_root_dir from its newest checkpoint; "
-            "--resume=auto does so if there is one. "
-            "On a CPU, trainer.devices=auto starts one process per core."
+            "--resume=auto does so if there is one. On a CPU, devices=auto starts one process per core."
         )
         parser.add_lightning_class_args(WeightAverage, "ema")
-        parser.add_argument(
-            "--checkpoint_minutes", type=float, default=5.0, help="Minutes of training at risk if killed."
-        )
+        at_risk = "Minutes of training at risk if killed."
+        parser.add_argument("--checkpoint_minutes", type=float, default=5.0, help=at_risk)
         parser.link_arguments("data.units", "model.units")
         parser.link_arguments("data.units", "model.architecture.vocabulary", compute_fn=_vocabulary)
         parser.link_arguments("seed_everything", "model.seed", compute_fn=int)
@@ -66,7 +62,7 @@ class TrainCLI(LightningCLI):
         return "val_wer" if isinstance(self.datamodule.tokenizer.units, str) else "val_per"
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
-        """Called by LightningCLI. The run writes below `trainer.default_root_dir` only."""
+        """Add callbacks, loggers and the CPU's settings; all output is below `trainer.default_root_dir`."""
         settings = self.config_init["trainer"]
         root = Path(settings["default_root_dir"])
         interval = timedelta(minutes=self.config_init["checkpoint_minutes"])
@@ -78,13 +74,12 @@ class TrainCLI(LightningCLI):
             ModelCheckpoint(root, "best", self.monitored, enable_version_counter=False),
             ModelCheckpoint(root, "last", enable_version_counter=False),
         ]
-        loggers = [
-            CSVLogger(root, "logs", flush_logs_every_n_steps=1),
-            TensorBoardLogger(root, "tensorboard"),
-        ]
-        plugins = [*_as_list(settings["plugins"]), AtomicCheckpointIO()]
-        if on_cpu(settings["accelerator"]):
+        kind = settings["accelerator"]
+        if kind == "cpu" or (kind == "auto" and not torch.accelerator.is_available()):
             kwargs |= self._cpu_settings(settings)
+        csv = CSVLogger(root, "logs", flush_logs_every_n_steps=1)
+        loggers = [csv, TensorBoardLogger(root, "tensorboard")]
+        plugins = [*(settings["plugins"] or []), AtomicCheckpointIO()]
         return super().instantiate_trainer(logger=loggers, plugins=plugins, **kwargs)
 
     def _cpu_settings(self, settings: Any) -> dict[str, Any]:
@@ -106,15 +101,6 @@ def _vocabulary(units: str | list[str]) -> int:
     return Tokenizer(units if isinstance(units, str) else tuple(units)).size
 
 
-def _as_list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [] if value is None else [value]
-
-
-def on_cpu(accelerator: str) -> bool:
-    """Return True if the trainer's setting selects the CPU."""
-    return accelerator == "cpu" or (accelerator == "auto" and not torch.accelerator.is_available())
-
-
 def cpu_has_bfloat16() -> bool:
     """Return False if bfloat16 would be emulated, much slower than float32."""
     available = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
@@ -127,8 +113,8 @@ def train(arguments: Sequence[str], resume: bool | None = False, use_all_cores: 
     Args:
         arguments: LightningCLI's arguments (`--config RECIPE --model.architecture.layers=4`).
         resume: True to continue an earlier run, False to start a new one, None for whichever applies.
-        use_all_cores: On a CPU, train with one process per core unless devices or strategy are set. The
-            processes are started with this process's own command line, as Lightning's ddp strategy does.
+        use_all_cores: On a CPU, train with one process per core unless devices or strategy are set. Lightning
+            starts the processes with this process's own command line.
 
     Raises TrainingError if `resume` does not fit what is in the run's folder, and TrainingStoppedError on
     SIGTERM.
@@ -174,24 +160,19 @@ def _readable_errors(trainer: pl.Trainer, root: Path) -> Iterator[None]:
     except torch.OutOfMemoryError:
         raise TrainingError("out of memory on the device; lower data.batch_seconds") from None
     except RuntimeError as error:
-        if "loading state_dict" in str(error):
-            raise TrainingError(
-                f"{root}: the checkpoint has another architecture; set another --trainer.default_root_dir"
-            ) from None
-        raise
+        if "loading state_dict" not in str(error):
+            raise
+        message = "the checkpoint has another architecture; set another --trainer.default_root_dir"
+        raise TrainingError(f"{root}: {message}") from None
 
 
 def _checkpoint_to_resume(root: Path, resume: bool | None) -> Path | None:
     """Newest checkpoint, if `resume` allows it."""
     found = newest_checkpoint(root)
-    if resume is None:
-        return found
     if resume and not found:
         raise TrainingError(f"{root}: no checkpoint to resume from; start without --resume")
-    if found and not resume:
-        raise TrainingError(
-            f"{root}: holds an earlier run; use --resume, or set another --trainer.default_root_dir"
-        )
+    if found and resume is False:
+        raise TrainingError(f"{root}: holds an earlier run; use --resume or another trainer.default_root_dir")
     return found
 
 
@@ -202,6 +183,9 @@ def _write_bundle(cli: TrainCLI, root: Path) -> None:
     checkpoint = torch.load(root / "best.ckpt", map_location="cpu", weights_only=True)
     cli.model.load_state_dict(checkpoint["state_dict"])
     data: SpeechData = cli.datamodule
+    kind = {"val_wer": "greedy", "val_per": "units, greedy"}.get(cli.monitored)
+    callbacks = checkpoint["callbacks"].items()
+    (rate,) = (float(s["best_model_score"]) for name, s in callbacks if f"'{cli.monitored}'" in name)
     save_bundle(
         root / "bundle",
         cli.model.model,
@@ -210,15 +194,5 @@ def _write_bundle(cli: TrainCLI, root: Path) -> None:
         lexicon=data.lexicon,
         training_data=", ".join(folder.name for folder in data.train_folders),
         licence=data.licence,
-        wer=_best_rate(cli.monitored, checkpoint),
+        wer={f"validation, {kind}, while training": round(rate, 4)} if kind else {},
     )
-
-
-def _best_rate(monitored: str, checkpoint: dict[str, Any]) -> dict[str, float]:
-    """Error rate of the best checkpoint for config.json; empty if it was selected by its loss."""
-    if monitored == "val_loss":
-        return {}
-    callbacks = checkpoint["callbacks"].items()
-    best = next(state for name, state in callbacks if f"'{monitored}'" in name)["best_model_score"]
-    of_units = "units, " if monitored == "val_per" else ""
-    return {f"validation, {of_units}greedy, while training": round(float(best), 4)}

@@ -23,21 +23,6 @@ def gru_cell(rnn: nn.GRU, x: Tensor, h: Tensor) -> Tensor:
     return (1 - update) * candidate + update * h
 
 
-def textbook_gru_cell(rnn: nn.GRU, x: Tensor, h: Tensor) -> Tensor:
-    """One step of Cho et al. (2014): h = (1 - z) * h + z * candidate, reset before the matrix product.
-
-    Its update gate is one minus PyTorch's, that is, all weights of the gate are negated. The two forms of
-    the reset agree where the recurrent weights of the candidate are diagonal and its recurrent bias is 0.
-    """
-    w_r, w_z, w_n = rnn.weight_ih_l0.chunk(3)
-    u_r, u_z, u_n = rnn.weight_hh_l0.chunk(3)
-    b_r, b_z, b_n = (rnn.bias_ih_l0 + rnn.bias_hh_l0).chunk(3)
-    reset = torch.sigmoid(x @ w_r.T + h @ u_r.T + b_r)
-    update = torch.sigmoid(-(x @ w_z.T + h @ u_z.T + b_z))
-    candidate = torch.tanh(x @ w_n.T + (reset * h) @ u_n.T + b_n)
-    return (1 - update) * h + update * candidate
-
-
 def lstm_cell(rnn: nn.LSTM, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
     gates = x @ rnn.weight_ih_l0.T + rnn.bias_ih_l0 + h @ rnn.weight_hh_l0.T + rnn.bias_hh_l0
     i, f, g, o = gates.chunk(4, dim=-1)
@@ -94,52 +79,6 @@ def test_trained_layer_equals_its_equations(
                 back = run_reference(layer.backward_rnn, row[:frames].flip(0)).flip(0)
                 expected = torch.cat([expected, back], dim=-1)
             torch.testing.assert_close(output[:frames], expected, atol=1e-5, rtol=0)
-
-
-def test_pytorchs_gru_is_the_textbooks_with_z_swapped_and_the_reset_moved(
-    batch: tuple[Tensor, Tensor],
-) -> None:
-    x, lengths = batch
-    torch.manual_seed(2)
-    layer = trained(RecurrentLayer("gru", 6, 5, bidirectional=False), x, lengths)
-    rnn = layer.forward_rnn
-    assert isinstance(rnn, nn.GRU)
-    with torch.no_grad():
-        # Where a diagonal matrix makes (r * h) U = r * (h U), the two forms are the same function.
-        rnn.weight_hh_l0[10:] = torch.diag(torch.linspace(-0.9, 0.8, 5))
-        rnn.bias_hh_l0[10:] = 0
-        y = rnn(x[:, :1])[0][:, 0]
-        h = torch.zeros(5)
-        for frame, output in zip(x[:, 0], y, strict=True):
-            h = textbook_gru_cell(rnn, frame, h)
-            torch.testing.assert_close(h, output, atol=1e-5, rtol=0)
-        # With a full matrix they are not: the order of reset and product matters.
-        rnn.weight_hh_l0[10:] = torch.randn(5, 5)
-        one = gru_cell(rnn, x[0, 0], torch.ones(5))
-        other = textbook_gru_cell(rnn, x[0, 0], torch.ones(5))
-        assert (one - other).abs().max() > 1e-2
-
-
-@pytest.mark.parametrize("bidirectional", [False, True])
-@pytest.mark.parametrize("cell", CELLS)
-def test_padding_reaches_neither_outputs_nor_gradients(
-    cell: Cell, bidirectional: bool, batch: tuple[Tensor, Tensor]
-) -> None:
-    x, lengths = batch
-    torch.manual_seed(3)
-    layer = RecurrentLayer(cell, 6, 5, bidirectional)
-    noisy = x.clone()
-    for i, frames in enumerate(lengths.tolist()):
-        noisy[frames:, i] = 1e3
-    results = []
-    for inputs in (x, noisy):
-        layer.zero_grad()
-        y = layer(inputs, lengths)
-        valid = torch.cat([y[:frames, i] for i, frames in enumerate(lengths.tolist())])
-        valid.square().sum().backward()
-        results.append((valid.detach(), [p.grad.clone() for p in layer.parameters() if p.grad is not None]))
-    torch.testing.assert_close(results[0][0], results[1][0], atol=1e-6, rtol=0)
-    torch.testing.assert_close(results[0][1], results[1][1], atol=1e-4, rtol=1e-5)
 
 
 @pytest.mark.parametrize("bidirectional", [False, True])

@@ -1,5 +1,7 @@
 """Small runs of `asr train`."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import torch
@@ -39,9 +41,18 @@ def start(recipe: Path, *overrides: str, resume: bool = False) -> Path:
     return bundle
 
 
-def weights(root: Path) -> dict[str, torch.Tensor]:
-    checkpoint = torch.load(root / "last.ckpt", weights_only=True)
-    return {
-        **checkpoint["state_dict"],
-        **{f"now.{k}": v for k, v in checkpoint["current_model_state"].items()},
-    }
+def run_program(program: str, *arguments: object) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-c", program, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+def steps(root: Path, name: str = "last") -> int:
+    """Steps of a checkpoint."""
+    return int(torch.load(root / f"{name}.ckpt", weights_only=True)["global_step"])
+
+
+def assert_same_weights(one: Path, other: Path) -> None:
+    """Compare weights and averages at the end of two runs, bit by bit."""
+    first, second = (torch.load(root / "last.ckpt", weights_only=True) for root in (one, other))
+    for key in ("state_dict", "current_model_state"):
+        torch.testing.assert_close(first[key], second[key], rtol=0, atol=0)

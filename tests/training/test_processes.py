@@ -16,7 +16,7 @@ from asr.training.callbacks import read_curves
 from asr.training.data import BucketSampler, SpeechDataset
 from asr.training.module import CTCModule
 from tests.training.corpus import make_corpus
-from tests.training.runs import write_recipe
+from tests.training.runs import steps, write_recipe
 
 
 @pytest.fixture(scope="module")
@@ -61,14 +61,13 @@ def test_by_default_a_process_per_core_trains_as_one_would(tmp_path: Path, corpu
     assert process.returncode == 0, process.stderr[-2000:]
     epoch, bundle = process.stdout.splitlines()
     assert epoch.startswith("epoch   0 ") and "best epoch 0" in epoch and bundle.startswith("model bundle: ")
-    quiet = ("only blanks", "rank_zero_warn(", "corpus: 12 utterances")
-    told = [line for line in process.stderr.splitlines() if not any(part in line for part in quiet)]
+    told = [line for line in process.stderr.splitlines() if "corpus: 12 utterances" not in line]
     assert not told, process.stderr
 
     data = SpeechDataset([corpus], Tokenizer())
     root = tmp_path / "exp"
     alone = BucketSampler(data.lengths, 250)
-    assert torch.load(root / "last.ckpt", weights_only=True)["global_step"] == -(-len(alone) // 2)
+    assert steps(root) == -(-len(alone) // 2)
 
     # Gradients of the first step: those of one process with both batches.
     ids = [id for rank in range(2) for id in torch.load(tmp_path / f"ids{rank}")]
@@ -120,7 +119,7 @@ def test_two_processes_end_together_whichever_is_asked(tmp_path: Path, corpus: P
     process = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert process.returncode == 75, process.stderr[-2000:]
     assert "exp: stopped by SIGTERM; continue with --resume\n" in process.stderr
-    assert torch.load(tmp_path / "exp" / "recent.ckpt", weights_only=True)["global_step"] == 3
+    assert steps(tmp_path / "exp", "recent") == 3
 
 
 def test_an_error_in_the_data_is_reported_once(tmp_path: Path, corpus: Path) -> None:
