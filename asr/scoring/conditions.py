@@ -271,5 +271,5 @@ def import_av() -> ModuleType:
     try:
         import av
     except ImportError:
-        raise AsrError("PyAV is not installed; --tempo needs pip install 'asr[media]'") from None
+        raise AsrError("PyAV is not installed; pip install av") from None
     return av
