@@ -524,7 +524,7 @@ class _Decoder:
         """Samples of frames, with silence where time stamps leave a gap."""
         start = self._container.start_time or 0
         shift = 0.0 if self._format == "mov" else -start / 1e6
-        position = 0.0
+        position, gaps = 0.0, list[tuple[float, float]]()
         for frame in frames:
             samples, rate = _samples(frame), frame.sample_rate
             if self._format in _TIMED and frame.pts is not None and frame.time_base:
@@ -537,11 +537,18 @@ class _Decoder:
                     if self._format == "flac":
                         self._notes.losses.append(f"{gap:.2f} s missing at {position:.1f} s")
                     yield from _silence(gap, rate, samples.shape[1])
+                    if position:  # a late start is no gap
+                        gaps.append((position, gap))
                     position += gap
             position += len(samples) / rate
             if len(samples):
                 self._peak = max(self._peak, float(np.abs(samples).max()))
                 yield rate, samples
+        if gaps:
+            total = sum(seconds for _, seconds in gaps)
+            self._notes.warn(
+                f"{len(gaps)} gaps in its audio, {total:.1f} s in all, the first at {gaps[0][0]:.1f} s"
+            )
 
     def _longest_gap(self, position: float) -> float:
         return min(_LONGEST_GAP, math.inf if self.stated is None else self.stated - position + 1)
