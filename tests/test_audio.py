@@ -10,6 +10,7 @@ import pytest
 import soundfile
 
 from asr import audio
+from asr.containers import Notes
 from asr.errors import AudioError
 
 FORMATS = {
@@ -109,7 +110,7 @@ def test_channels_in_opposite_phase(tmp_path: Path) -> None:
     for number, right in enumerate((-speech, -0.9 * speech, 0.9 * speech, 0 * speech)):
         path = tmp_path / f"{number}.wav"
         soundfile.write(path, np.stack([speech, right], axis=1), 16_000, subtype="FLOAT")
-        notes = audio.Notes()
+        notes = Notes()
         found = np.concatenate(list(audio.stream(path, notes=notes)))[:, 0]
         assert [text for text in notes.warnings if "opposite phase" in text] == notes.warnings
         assert len(notes.warnings) == (number < 2)

@@ -16,6 +16,7 @@ import pytest
 import soundfile
 
 from asr import audio
+from asr.containers import Notes
 from asr.errors import AudioError
 
 RATE = 16_000
@@ -28,9 +29,9 @@ def tone(seconds: float, rate: int = RATE) -> np.ndarray:
 
 def found(
     path: Path, content: bytes, options: audio.ReadOptions = audio.ReadOptions()
-) -> tuple[np.ndarray, audio.Notes]:
+) -> tuple[np.ndarray, Notes]:
     path.write_bytes(content)
-    notes = audio.Notes()
+    notes = Notes()
     return np.concatenate([b[:, 0] for b in audio.stream(path, notes=notes, options=options)]), notes
 
 
@@ -75,7 +76,7 @@ def test_a_wav_beyond_4_gb(tmp_path: Path) -> None:
     path = tmp_path / "a.wav"
     path.write_bytes(wav(PCM, 320_000))
     os.truncate(path, (1 << 32) + 320_044)
-    with audio._open(path, audio.Notes(), audio.ReadOptions()) as track:
+    with audio._open(path, Notes(), audio.ReadOptions()) as track:
         count = 0
         for _, block in track.blocks:
             count += len(block)

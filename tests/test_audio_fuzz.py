@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from asr import audio
+from asr.containers import Notes
 from asr.errors import AudioError
 from tests.test_audio import FORMATS
 
@@ -188,7 +189,7 @@ def test_no_loss_in_silence(tmp_path: Path) -> None:
         kind = READERS[seed % len(READERS)]
         body = chance.random() < 0.7
         content = damage(encode_reader(kind), chance, body)
-        path, notes, seconds = tmp_path / "a", audio.Notes(), 0.0
+        path, notes, seconds = tmp_path / "a", Notes(), 0.0
         path.write_bytes(content)
         try:
             seconds = sum(map(len, audio.stream(path, notes=notes))) / 16_000
@@ -207,6 +208,7 @@ READ_ALL = """
 import resource, sys
 from pathlib import Path
 from asr import audio
+from asr.containers import Notes
 from asr.errors import AudioError
 
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

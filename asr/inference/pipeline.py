@@ -11,7 +11,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from asr.audio import SAMPLE_RATE, Notes
+from asr.audio import SAMPLE_RATE
+from asr.containers import Notes
 from asr.decoding.stream import Stream
 from asr.errors import AsrError, DecodingError
 from asr.inference.engine import BATCH_SECONDS, Chunker, Engine, Window, batches

@@ -11,7 +11,8 @@ from typing import BinaryIO, Literal
 import numpy as np
 
 from asr import audio
-from asr.audio import SAMPLE_RATE, Channel, Notes, ReadOptions
+from asr.audio import SAMPLE_RATE, Channel, ReadOptions
+from asr.containers import Notes
 from asr.decoding.hotwords import Hotword
 from asr.decoding.types import Hypothesis
 from asr.errors import AsrError, AudioError
