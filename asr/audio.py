@@ -18,16 +18,14 @@ from copy import copy
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Literal, NamedTuple
+from typing import BinaryIO, Literal, NamedTuple
 
+import av
 import numpy as np
 import soxr
 
 from asr.containers import UNKNOWN, Notes, View, check_container, check_mp3, skip_tags
 from asr.errors import AudioError
-
-if TYPE_CHECKING:
-    import av
 
 SAMPLE_RATE = 16_000
 
@@ -319,10 +317,6 @@ def _raw_blocks(view: View, rate: int, channels: int) -> Iterator[tuple[int, np.
 def open_ffmpeg(view: View, name: str, notes: Notes, number: int | None = None) -> Iterator[Track]:
     """Open audio track `number`, or the default one. Raises ValueError, also while its blocks are read."""
     try:
-        import av
-    except ImportError as error:
-        raise AudioError(f"{name}: PyAV, which decodes audio, cannot be loaded ({error})") from None
-    try:
         counted = check_mp3(view, notes)
         wanted = {"format_whitelist": _DEMUXERS, "max_size": "65536"}
         with av.open(view, options=wanted, metadata_errors="replace", io_open=_refuse_file) as container:
@@ -344,13 +338,16 @@ def _refuse_file(url: str, flags: int, options: dict[str, str]) -> None:
 
 
 def _choose(
-    container: "av.container.InputContainer", number: int | None, name: str, notes: Notes
-) -> "av.AudioStream":
+    container: av.container.InputContainer, number: int | None, name: str, notes: Notes
+) -> av.AudioStream:
     """The audio track to read. Raises AudioError if there is none, or not that one."""
     tracks = list(container.streams.audio)
     best = container.streams.best("audio")
     if not tracks:
         raise ValueError("it has no audio track")
+    tracks = [track for track in tracks if track.codec_context is not None]
+    if not tracks:
+        raise ValueError("its codec is unknown")
     if number is not None:
         if not 0 <= number < len(tracks):
             raise AudioError(f"{name}: no track {number}; it has {len(tracks)}, counted from 0")
@@ -366,16 +363,14 @@ class _Decoder:
 
     def __init__(
         self,
-        container: "av.container.InputContainer",
-        audio: "av.AudioStream",
+        container: av.container.InputContainer,
+        audio: av.AudioStream,
         view: View,
         notes: Notes,
         counted: bool,
     ) -> None:
         self._container, self._audio, self._view, self._notes = container, audio, view, notes
         self._format = container.format.name.split(",")[0]
-        import av
-
         audio.codec_context.thread_count = 1
         audio.codec_context.options = {"err_detect": "crccheck"}
         if self._format == "caf":  # its last packet, if short, would be trimmed twice
@@ -409,39 +404,36 @@ class _Decoder:
         if tracks > 1 and seconds and self._peak < _SILENT:
             self._notes.warn(f"the track that is read is silent; the file has {tracks} (choose with --track)")
 
-    def _frames(self) -> Iterator["av.AudioFrame"]:
-        """Decoded frames; packets that are damaged are counted."""
-        import av
-
+    def _frames(self) -> Iterator[tuple[av.AudioFrame, np.ndarray]]:
+        """Decoded frames and their samples; packets that are damaged are counted."""
         damaged, good = 0, False
-        packets = self._container.demux(self._audio)
-        while True:
+        for packet in self._packets():
             try:
-                packet = next(packets, None)
-                if packet is None:
-                    break
-                frames = packet.decode()
+                frames = [(frame, _samples(frame)) for frame in packet.decode()]
                 damaged += packet.is_corrupt and good and self._format not in _PCM
-            except (av.FFmpegError, ValueError) as error:
-                if isinstance(error, av.error.EOFError) or not isinstance(error, av.error.InvalidDataError):
-                    self._notes.losses.append(f"decoding stopped: {error}")
-                    break
+            except (av.FFmpegError, ValueError):
                 # A dump of a broadcast starts in the middle of a frame.
                 damaged += good or self._format not in ("mp3", "aac", "mpegts", "mpeg")
                 continue
-            for frame in frames:
-                good = True
-                yield frame
+            good |= bool(frames)
+            yield from frames
         if damaged:
             self._notes.losses.append(f"{damaged} damaged packet{'s' * (damaged > 1)}")
 
-    def _timed(self, frames: Iterable["av.AudioFrame"]) -> Iterator[tuple[int, np.ndarray]]:
+    def _packets(self) -> Iterator[av.Packet]:
+        try:
+            yield from self._container.demux(self._audio)
+        except (av.FFmpegError, ValueError) as error:
+            self._notes.losses.append(f"reading stopped: {getattr(error, 'strerror', error)}")
+
+    def _timed(self, frames: Iterable[tuple[av.AudioFrame, np.ndarray]]) -> Iterator[tuple[int, np.ndarray]]:
         """Samples of frames, with silence where time stamps leave a gap."""
         start = self._container.start_time or 0
-        shift = 0.0 if self._format == "mov" else -start / 1e6
+        # In mp4 an edit list delays a track; larger times are those of a broadcast.
+        shift = 0.0 if self._format == "mov" and start < 60e6 else -start / 1e6
         position, gaps = 0.0, list[tuple[float, float]]()
-        for frame in frames:
-            samples, rate = _samples(frame), frame.sample_rate
+        for frame, samples in frames:
+            rate = frame.sample_rate
             if self._format in _TIMED and frame.pts is not None and frame.time_base:
                 gap = float(frame.pts * frame.time_base) + shift - position
                 if gap < -0.5 or gap > self._longest_gap(position):
@@ -462,7 +454,7 @@ class _Decoder:
         if gaps:
             total = sum(seconds for _, seconds in gaps)
             self._notes.warn(
-                f"{len(gaps)} gaps in its audio, {total:.1f} s in all, the first at {gaps[0][0]:.1f} s"
+                f"gaps in its audio: {len(gaps)}, {total:.1f} s in all, the first at {gaps[0][0]:.1f} s"
             )
 
     def _longest_gap(self, position: float) -> float:
@@ -494,8 +486,11 @@ class _Decoder:
         return container.duration / 1e6 if alone and container.duration else None
 
 
-def _samples(frame: "av.AudioFrame") -> np.ndarray:
+def _samples(frame: av.AudioFrame) -> np.ndarray:
     """Convert any of FFmpeg's sample formats to `float32[samples, channels]` in [-1, 1]."""
+    if frame.format.is_planar and frame.layout.nb_channels > 8:
+        # Beyond FFmpeg's eight pointers, PyAV looks for a null pointer that ends the planes: it may crash.
+        [frame] = av.AudioResampler(frame.format.packed.name, frame.layout).resample(frame)
     data: np.ndarray = frame.to_ndarray()
     data = data.T if frame.format.is_planar else data.reshape(-1, frame.layout.nb_channels)
     return scaled(data)

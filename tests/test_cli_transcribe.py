@@ -133,7 +133,7 @@ def test_bad_inputs_fail_alone(
     bad = [tmp_path / f"{name}.wav" for name in names]
     assert run(standin_bundle, *bad, tmp_path / "void", good) == 1
     out, err = capsys.readouterr()
-    assert out == f"{good}: GOOD\n"
+    assert out == f"{tmp_path}/cut.wav: A\n{tmp_path}/flac.wav: A LONG WO\n{good}: GOOD\n"
     lines = err.splitlines()
     assert len(lines) == len(bad) + 1 and all(line.startswith("asr: ") for line in lines)
     assert lines[0].startswith(f"asr: {tmp_path}/void: ")
