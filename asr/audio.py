@@ -409,7 +409,8 @@ class _Decoder:
         damaged, good = 0, False
         for packet in self._packets():
             try:
-                frames = [(frame, _samples(frame)) for frame in packet.decode()]
+                decoded = (frame for frame in packet.decode() if isinstance(frame, av.AudioFrame))
+                frames = [(frame, _samples(frame)) for frame in decoded]
                 damaged += packet.is_corrupt and good and self._format not in _PCM
             except (av.FFmpegError, ValueError):
                 # A dump of a broadcast starts in the middle of a frame.
