@@ -15,10 +15,10 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import BinaryIO, Literal, NamedTuple
+from typing import BinaryIO, Literal, NamedTuple, cast
 
 import av
 import numpy as np
@@ -26,6 +26,7 @@ import soxr
 
 from asr.containers import UNKNOWN, Notes, View, check_container, check_mp3, skip_tags
 from asr.errors import AudioError
+from asr.options import option
 
 SAMPLE_RATE = 16_000
 
@@ -65,18 +66,14 @@ _PCM = ("wav", "w64", "aiff", "au", "caf", "nistsphere")
 class ReadOptions:
     """What to read of a recording, and how strictly."""
 
-    start: float = field(default=0.0, metadata={"help": "start at this second", "least": 0})
-    end: float | None = field(default=None, metadata={"help": "stop at this second", "least": 0})
-    track: int | None = field(
-        default=None,
-        metadata={"help": "number of the audio track, from 0, if a file has several", "least": 0},
+    start: float = option("start at this second", 0.0, least=0)
+    end: float | None = option("stop at this second", None, least=0)
+    track: int | None = option("number of the audio track, from 0, if a file has several", None, least=0)
+    raw_rate: int | None = option(
+        "read headerless 16-bit little-endian samples at this rate", None, least=1000, metavar="HZ"
     )
-    raw_rate: int | None = field(
-        default=None,
-        metadata={"help": "read headerless 16-bit little-endian samples at this rate", "metavar": "HZ"},
-    )
-    raw_channels: int = field(default=1, metadata={"help": "number of channels with --raw-rate", "least": 1})
-    strict: bool = field(default=False, metadata={"help": "treat an incomplete recording as an error"})
+    raw_channels: int = option("number of channels with --raw-rate", 1, least=1)
+    strict: bool = option("treat an incomplete recording as an error", False)
 
     def __post_init__(self) -> None:
         if not 0 <= self.start < (math.inf if self.end is None else self.end):
@@ -409,7 +406,7 @@ class _Decoder:
         damaged, good = 0, False
         for packet in self._packets():
             try:
-                decoded = (frame for frame in packet.decode() if isinstance(frame, av.AudioFrame))
+                decoded = cast("list[av.AudioFrame]", packet.decode())
                 frames = [(frame, _samples(frame)) for frame in decoded]
                 damaged += packet.is_corrupt and good and self._format not in _PCM
             except (av.FFmpegError, ValueError):
