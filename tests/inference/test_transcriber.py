@@ -283,7 +283,7 @@ def test_public_interface(bundle: Path) -> None:
         asr.transcribe(speak(TEXT), model=bundle / "none")
 
 
-HEAVY = {"torch", "torchaudio", "pytorch_lightning", "lightning", "scipy", "matplotlib", "av"}
+HEAVY = {"torch", "torchaudio", "pytorch_lightning", "lightning", "scipy", "matplotlib"}
 
 
 def modules_after(code: str) -> set[str]:

@@ -478,7 +478,6 @@ def test_contradictions(
 @pytest.mark.parametrize(
     ("package", "arguments", "complaint"),
     [
-        ("av", ["--tempo", "0.8"], "PyAV is not installed; --tempo needs pip install 'asr[media]'"),
         ("matplotlib.figure", ["--snr", "10", "--plot", "a.png"], "pip install matplotlib"),
     ],
 )
