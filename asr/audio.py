@@ -1,95 +1,119 @@
-"""Any recording -> float32 blocks at 16 kHz, by libsndfile or, for other containers, FFmpeg through PyAV.
+"""Any recording -> float32 blocks at 16 kHz, decoded by FFmpeg through PyAV.
 
-Decoders do not report every truncated file, so container headers are checked first: libsndfile shortens
-WAV, AIFF, AU, CAF and Ogg to what is left, decodes only the first of several chained Ogg or MP3 streams, and
-stops at an estimate in an MP3 without a Xing header; FFmpeg ends silently where a Matroska file does. A
-truncated file stays undetected if it was written to a pipe, or cut between two packets of MPEG, AAC, AMR or
-MP3 without a Xing header.
+What can be decoded is decoded; what is missing is reported. FFmpeg reads to the end of what it finds and
+is silent about the rest, so sizes, durations and page numbers stated by the container are checked here. Time
+stamps are kept: a late start or a gap becomes silence. Where nothing states a length, a cut is not noticed:
+MPEG streams, ADTS, AMR, MP3 without a Xing header, Ogg cut between pages, WAV written to a pipe.
 """
 
-import itertools
 import math
-import os
 import re
 import shutil
 import struct
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from copy import copy
+from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Literal, NamedTuple
+from typing import BinaryIO, Literal, NamedTuple, cast
 
+import av
 import numpy as np
-import soundfile
 import soxr
 
+from asr.containers import UNKNOWN, Notes, View, check_container, check_mp3, skip_tags
 from asr.errors import AudioError
-
-if TYPE_CHECKING:
-    import av
+from asr.options import option
 
 SAMPLE_RATE = 16_000
 
 Channel = int | Literal["mix", "split"]
 """Mean of all channels, each channel separately, or one channel by its number from 0."""
 
-CUT = "the recording is cut off or damaged ({}); copy or download it again"
-CHAINED = "the recording goes on where its first stream ends; convert it to wav or flac first"
+File = Path | BinaryIO
+"""A path (`-` is standard input), or a file opened in binary mode."""
+
+CUT = "the recording is cut off or damaged ({})"
 NO_SAMPLES = "the recording holds no samples"
 UNREADABLE = "cannot read the recording ({})"
 
 _BLOCK_BYTES = 1 << 20
-_UNKNOWN_FRAMES = 1 << 40
-_UNKNOWN_SIZE = 0x7FFF0000
-"""Programs that cannot seek back, such as those writing to a pipe, leave 32-bit sizes of at least this."""
-_MOST_CHUNKS = 1 << 18
+_TOLERANCE = 0.1
+"""Seconds by which time stamps and lengths may differ: encoders pad both ends, containers round."""
+_LONGEST_GAP = 4 * 3600.0
+_OPPOSITE = 0.02
+"""Power of a mix, relative to its channels', below which they are in opposite phase."""
+_QUIET = 1e-8
+"""Times _OPPOSITE, the power of noise of codecs, whose phase means nothing."""
+_SILENT = 1e-4
 
-_SNDFILE_FORMATS = {"WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "CAF", "FLAC", "OGG", "MP3", "NIST"}
-"""Formats of libsndfile in which truncation is detected."""
+_DEMUXERS = (
+    "wav,w64,flac,ogg,mp3,aiff,au,caf,nistsphere,mov,matroska,avi,asf,flv,mpegts,mpeg,aac,loas,amr,ac3,eac3,dts,"
+    "truehd,wv,tta,ape,tak,mpc,mpc8,shn,voc,ircam,iff,rm,mxf,dss,sox"
+)
+"""Only these: demuxers of playlists would open other files."""
+_TIMED = ("matroska", "mov", "mpegts", "mpeg", "asf", "flv", "ogg", "flac")
+"""Formats whose time stamps are stored, not counted."""
+_COUNTED = ("ogg", "mov", "aiff", "au", "caf", "w64", "nistsphere", "voc", "tta", "wv")
+"""Formats whose header or last page states the track's length; FFmpeg estimates it for others."""
+_PCM = ("wav", "w64", "aiff", "au", "caf", "nistsphere")
 
-_MP4_START = rb"\0.{3}(ftyp|moov|free|skip|wide|pnot)|.{4}mdat"
-_FFMPEG_FORMATS = {  # first bytes: common name, FFmpeg's name
-    _MP4_START: ("mp4", "mov"),
-    rb"\x1aE\xdf\xa3": ("mkv or webm", "matroska"),
-    rb"RIFF.{4}AVI ": ("avi", "avi"),
-    rb"\x30\x26\xb2\x75\x8e\x66\xcf\x11": ("wma", "asf"),
-    rb"FLV\x01": ("flv", "flv"),
-    rb"G.{187}G.{187}G|.{4}G.{191}G.{191}G": ("mpeg-ts", "mpegts"),
-    rb"\0\0\x01\xba": ("mpeg-ps", "mpeg"),
-    rb"\xff[\xf0\xf1\xf8\xf9]": ("aac", "aac"),
-    rb"#!AMR": ("amr", "amr"),
-}
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """What to read of a recording, and how strictly."""
+
+    start: float = option("start at this second", 0.0, least=0)
+    end: float | None = option("stop at this second", None, least=0)
+    track: int | None = option("number of the audio track, from 0, if a file has several", None, least=0)
+    raw_rate: int | None = option(
+        "read headerless 16-bit little-endian samples at this rate", None, least=1000, metavar="HZ"
+    )
+    raw_channels: int = option("number of channels with --raw-rate", 1, least=1)
+    strict: bool = option("treat an incomplete recording as an error", False)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.start < (math.inf if self.end is None else self.end):
+            raise AudioError(f"start {self.start:g} s and end {self.end} s select nothing")
 
 
 class Track(NamedTuple):
-    """A recording being decoded: its length in seconds if the header states it, and blocks of float32
-    `[samples, channels]` at `rate` Hz."""
+    """A recording being decoded: seconds if stated; rates and blocks `float32[samples, channels]`."""
 
-    rate: int
-    channels: int
     seconds: float | None
-    blocks: Iterator[np.ndarray]
+    blocks: Iterator[tuple[int, np.ndarray]]
 
 
-def stream(path: Path, channel: Channel = "mix") -> Iterator[np.ndarray]:
-    """Decode wav, rf64, w64, flac, ogg, opus, mp3, aiff, au, caf, and with PyAV mp4, webm, mkv, video.
+def stream(
+    path: File, channel: Channel = "mix", notes: Notes | None = None, options: ReadOptions = ReadOptions()
+) -> Iterator[np.ndarray]:
+    """Decode any audio or video file, as float32 `[samples, C]` at 16 kHz in blocks.
 
-    Yields float32 `[samples, C]` at 16 kHz; C = 1, or the number of channels for "split". Path `-` is
-    standard input. Raises AudioError if the file is missing, empty, of an unknown format, lacks the channel,
-    holds samples that are not finite, or, after its last good block, is truncated.
+    C = 1, or the number of channels for "split". Raises AudioError if the file is missing, empty, of an
+    unknown format, lacks the channel or track, or holds samples that are not finite. An incomplete recording
+    raises AudioError after its last good block; if `notes` is given and not `strict`, it is noted there.
     """
-    name = _name(path)
-    with _open(path) as track:
-        _check_rate(track.rate, name)
-        channels = track.channels if channel == "split" else 1
-        picked = (_finite(pick(block, channel, name), name) for block in track.blocks)
-        for samples in _resampled(picked, track.rate, channels):
+    name, strict = file_name(path), notes is None or options.strict
+    notes = Notes() if notes is None else notes
+    count = 0
+    with _open(path, notes, options) as track:
+        clipped = _clipped(track.blocks, options.start, options.end)
+        picked = ((rate, _finite(pick(block, channel, name, notes), name)) for rate, block in clipped)
+        for samples in _resampled(picked, name):
             if len(samples):
+                count += len(samples)
                 yield _finite(samples, name)
+    if notes.incomplete and (strict or not count):
+        raise AudioError(f"{name}: {CUT.format(notes.incomplete)}")
+    if not count:
+        beyond = f"; it is shorter than {options.start:g} s" if options.start else ""
+        raise AudioError(f"{name}: {NO_SAMPLES}{beyond}")
 
 
-def read(path: Path, channel: int | Literal["mix"] = "mix") -> np.ndarray:
+def read(path: File, channel: int | Literal["mix"] = "mix") -> np.ndarray:
     """Decode a whole recording to float32 `[samples]` at 16 kHz. Raises AudioError as `stream` does."""
     return np.concatenate([*(block[:, 0] for block in stream(path, channel)), np.zeros(0, np.float32)])
 
@@ -103,45 +127,84 @@ def resample(samples: np.ndarray, rate: float, name: str = "audio") -> np.ndarra
     return np.ascontiguousarray(samples, dtype=np.float32)
 
 
-def duration(path: Path) -> float:
-    """Length in seconds, from the header if it states one. Raises AudioError as `stream` does."""
-    with _open(path) as track:
-        return sum(map(len, track.blocks)) / track.rate if track.seconds is None else track.seconds
+def duration(path: File) -> float:
+    """Length in seconds, as stated, else by decoding. Raises AudioError as `stream` does."""
+    notes = Notes()
+    with _open(path, notes, ReadOptions()) as track:
+        seconds = track.seconds
+        if seconds is None:
+            seconds = sum(len(block) / rate for rate, block in track.blocks)
+    if notes.incomplete:
+        raise AudioError(f"{file_name(path)}: {CUT.format(notes.incomplete)}")
+    return seconds
 
 
-def stated_duration(path: Path) -> float | None:
+def stated_duration(path: File) -> float | None:
     """Length in seconds from the header; None if only decoding the whole file would tell."""
-    with _open(path) as track:
+    with _open(path, Notes(), ReadOptions()) as track:
         return track.seconds
 
 
-def pick(block: np.ndarray, channel: Channel, name: str = "audio") -> np.ndarray:
-    """Select channels: `[samples, channels]` -> `[samples, C]`. Raises AudioError for a missing channel."""
+def pick(block: np.ndarray, channel: Channel, name: str = "audio", notes: Notes | None = None) -> np.ndarray:
+    """Select channels: `[samples, channels]` -> `[samples, C]`. Raises AudioError for a missing channel.
+
+    Where channels cancel each other, the mix is the first channel, and a warning is noted.
+    """
     if channel not in ("mix", "split") and (
         not isinstance(channel, int | np.integer) or not 0 <= channel < block.shape[1]
     ):
         raise AudioError(f"{name}: no channel {channel}; it has {block.shape[1]}, counted from 0")
     if channel == "split" or block.shape[1] == 1:
         return block
-    if channel == "mix":
-        with np.errstate(over="ignore", invalid="ignore"):  # infinities are reported later
-            mixed: np.ndarray = block.mean(axis=1, keepdims=True)
-        return mixed
-    return block[:, [channel]]
+    if channel != "mix":
+        return block[:, [channel]]
+    with np.errstate(over="ignore", invalid="ignore"):  # infinities are reported later
+        mixed: np.ndarray = block.mean(axis=1, keepdims=True)
+        power = np.vdot(block, block) / 2
+        if block.shape[1] == 2 and np.vdot(mixed, mixed) < _OPPOSITE * power > _QUIET * len(block):
+            if notes is not None:
+                notes.warn("its two channels are in opposite phase and cancel each other; channel 0 is used")
+            return block[:, :1]
+    return mixed
 
 
-def _resampled(blocks: Iterator[np.ndarray], rate: int, channels: int) -> Iterator[np.ndarray]:
-    if rate == SAMPLE_RATE:
-        yield from blocks
-        return
-    resampler = soxr.ResampleStream(rate, SAMPLE_RATE, channels)
-    for block in blocks:
-        yield resampler.resample_chunk(block)
-    yield resampler.resample_chunk(np.zeros((0, channels), np.float32), last=True)
+def file_name(path: File) -> str:
+    """The name of a recording in messages."""
+    if isinstance(path, Path):
+        return "standard input" if path == Path("-") else str(path)
+    name = getattr(path, "name", None)
+    return name if isinstance(name, str) else "audio"
 
 
-def _name(path: Path) -> str:
-    return "standard input" if path == Path("-") else str(path)
+def _resampled(blocks: Iterable[tuple[int, np.ndarray]], name: str) -> Iterator[np.ndarray]:
+    """Resample to 16 kHz; where the rate changes, a new resampler starts."""
+    for rate, group in groupby(blocks, key=lambda block: block[0]):
+        _check_rate(rate, name)
+        resampler = None
+        for _, block in group:
+            if rate == SAMPLE_RATE:
+                yield block
+                continue
+            resampler = resampler or soxr.ResampleStream(rate, SAMPLE_RATE, block.shape[1])
+            yield resampler.resample_chunk(np.ascontiguousarray(block))
+            empty = block[:0]
+        if resampler is not None:
+            yield resampler.resample_chunk(np.ascontiguousarray(empty), last=True)
+
+
+def _clipped(
+    blocks: Iterable[tuple[int, np.ndarray]], start: float, end: float | None
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Blocks between two times in seconds."""
+    now = 0.0
+    for rate, block in blocks:
+        first = min(max(0, round((start - now) * rate)), len(block))
+        last = len(block) if end is None else min(max(0, round((end - now) * rate)), len(block))
+        if first < last:
+            yield rate, block[first:last]
+        now += len(block) / rate
+        if end is not None and now >= end:
+            return
 
 
 def _check_rate(rate: float, name: str) -> None:
@@ -159,252 +222,280 @@ def _finite(samples: np.ndarray, name: str) -> np.ndarray:
 
 
 @contextmanager
-def _open(path: Path) -> Iterator[Track]:
-    """Open a recording with the decoder that knows its container. Raises AudioError."""
-    name, view = _name(path), None
+def _open(path: File, notes: Notes, options: ReadOptions) -> Iterator[Track]:
+    """Open a recording. Raises AudioError, also while its blocks are read."""
+    name = file_name(path)
     try:
         with _seekable(path, name) as file:
-            if not file.read(1):
+            view = View(file)
+            if view.size == 0:
                 raise AudioError(f"{name}: {UNREADABLE.format('the file is empty')}")
-            if defect := _defect(file):
-                raise AudioError(f"{name}: {defect}")
-            if kind := _ffmpeg_format(file):
-                with open_ffmpeg(View(file), kind, name) as track:
-                    yield track
+            if options.raw_rate:
+                yield Track(None, _raw_blocks(view, options.raw_rate, options.raw_channels))
                 return
-            view = View(file, endless=_is_mp3_of_unknown_length(file))
-            with _SoundFile(view) as sound:
-                if sound.format not in _SNDFILE_FORMATS:
-                    raise AudioError(f"{name}: {UNREADABLE.format('Format not recognised')}")
-                seconds = sound.frames / sound.samplerate if sound.frames < _UNKNOWN_FRAMES else None
-                yield Track(sound.samplerate, sound.channels, seconds, _sndfile_blocks(sound, view, name))
-    except (soundfile.LibsndfileError, OSError, ValueError) as error:
-        cause = view.error if view and view.error else error
-        raise AudioError(f"{name}: {UNREADABLE.format(_reason(cause))}") from None
+            skip_tags(view)
+            check_container(view, notes)
+            if len(view.links) > 1:
+                yield Track(None, _chained(view, name, notes, options.track))
+                return
+            with open_ffmpeg(view, name, notes, options.track) as track:
+                yield track
+    except (OSError, ValueError) as error:
+        if notes.incomplete and not isinstance(error, OSError):
+            raise AudioError(f"{name}: {CUT.format(notes.incomplete)}") from None
+        hint = "; for headerless samples give their rate (--raw-rate)" if path == Path("-") else ""
+        reason = _reason(error, name)
+        raise AudioError(
+            f"{name}: {UNREADABLE.format(reason + (hint if reason == UNKNOWN else ''))}"
+        ) from None
 
 
 @contextmanager
-def _seekable(path: Path, name: str) -> Iterator[BinaryIO]:
-    """Open a file at its start; what cannot seek is copied to disk. libsndfile could not open every name."""
+def _seekable(path: File, name: str) -> Iterator[BinaryIO]:
+    """Open a file at its start; what cannot seek is copied to disk. FFmpeg could not open every name."""
     with ExitStack() as stack:
-        if path == Path("-"):
+        if not isinstance(path, Path):
+            file = path
+            if not isinstance(file.read(0), bytes):
+                raise AudioError(f"{name}: the file is opened as text; open it with mode 'rb'")
+        elif path == Path("-"):
             if sys.stdin is None:
                 raise AudioError(f"{name}: {UNREADABLE.format('it is closed')}")
-            file: BinaryIO = sys.stdin.buffer
+            file = sys.stdin.buffer
         else:
             file = stack.enter_context(path.open("rb", buffering=0))
         if file.isatty():
             raise AudioError(f"{name}: it is a terminal; give a file, or a recording through a pipe")
         if not file.seekable() or file.tell():
-            copy = stack.enter_context(tempfile.TemporaryFile())
-            shutil.copyfileobj(file, copy)
-            copy.seek(0)
-            file = copy
+            spool = stack.enter_context(tempfile.TemporaryFile())
+            shutil.copyfileobj(file, spool)
+            spool.seek(0)
+            file = spool
         yield file
 
 
-class View:
-    """A file as C libraries see it: nameless, and without exceptions, which they would lose.
-
-    A read error looks like the end of the file and is kept in `error`. An `endless` file reports a size far
-    beyond its end, so that libmpg123 decodes past its own estimate.
-    """
-
-    def __init__(self, file: BinaryIO, endless: bool = False) -> None:
-        self.error: OSError | None = None
-        self._file = file
-        self._endless = endless
-        self.tell = file.tell
-
-    def read(self, size: int = -1) -> bytes:
-        try:
-            return self._file.read(size)
-        except OSError as error:
-            self.error = error
-            return b""
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Seek; in an endless file, an offset from the end (a search for an ID3v1 tag) goes to the start."""
-        if self._endless and whence == os.SEEK_END:
-            offset, whence = (0 if offset else 1 << 40), os.SEEK_SET
-        try:
-            return self._file.seek(offset, whence)
-        except (OSError, ValueError, OverflowError):  # offsets in damaged headers
-            return self._file.seek(0, os.SEEK_END)
+def _chained(view: View, name: str, notes: Notes, number: int | None) -> Iterator[tuple[int, np.ndarray]]:
+    """Blocks of streams laid end to end, of which FFmpeg would lose parts."""
+    width = 0
+    for start, end in zip(view.links, [*view.links[1:], view.size], strict=True):
+        part = copy(view)
+        part.start, part.end = view.start + start, view.start + end
+        with open_ffmpeg(part, name, notes, number) as track:
+            for rate, block in track.blocks:
+                width = width or block.shape[1]
+                yield rate, _fit(block, width)
 
 
-def _block_samples(channels: int) -> int:
-    return max(1, _BLOCK_BYTES // (4 * channels))
-
-
-def _reason(error: Exception) -> str:
+def _reason(error: Exception, name: str) -> str:
     if isinstance(error, FileNotFoundError):
-        return "no such file"
+        url = re.match(r"(https?|ftp):/", name)
+        return "no such file; URLs are not read, download it first" if url else "no such file"
     if isinstance(error, IsADirectoryError):
         return "it is a directory"
     if isinstance(error, OSError):
         return (error.strerror or str(error)).lower()
-    text = str(getattr(error, "error_string", error)).removeprefix("Error : ").rstrip(".")
-    # libsndfile's message for an MP3 that it cannot open; the file itself was opened above.
-    return "Format not recognised" if text.startswith("File does not exist") else text
+    return str(error)
 
 
-# ---------------------------------------------------------------------------------------- libsndfile
-
-
-class _SoundFile(soundfile.SoundFile):  # type: ignore[misc]
-    """A sequential reader. soundfile seeks after each read of a seekable file, which garbles MP3 between
-    blocks and fails at the end of a FLAC file of unknown length."""
-
-    def seekable(self) -> bool:
-        return False
-
-
-def _sndfile_blocks(sound: soundfile.SoundFile, view: View, name: str) -> Iterator[np.ndarray]:
-    """Read `float32[samples, channels]` to the end, as the length in the header may be unknown or wrong."""
-    size = _block_samples(sound.channels)
-    promised, count, left = sound.frames, 0, sound.frames
-    try:
-        while left > 0:
-            block = sound.read(min(size, left), dtype="float32", always_2d=True)
-            count += len(block)
-            left = left - size if len(block) == size else 0
-            if len(block):
-                yield block
-    except soundfile.LibsndfileError as error:
-        if view.error is None:
-            raise AudioError(f"{name}: {CUT.format(_reason(error))}") from None
+def _raw_blocks(view: View, rate: int, channels: int) -> Iterator[tuple[int, np.ndarray]]:
+    """Headerless signed 16-bit little-endian samples."""
+    width = 2 * channels
+    while len(data := view.read(_BLOCK_BYTES // width * width)) >= width:
+        samples = np.frombuffer(data[: len(data) // width * width], "<i2").reshape(-1, channels)
+        yield rate, samples.astype(np.float32) / 2**15
     if view.error:
         raise view.error
-    if sound.format == "MP3" and _has_more_mp3(view):
-        raise AudioError(f"{name}: {CHAINED}")
-    if count == 0:
-        raise AudioError(f"{name}: {NO_SAMPLES}")
-    if count < promised < _UNKNOWN_FRAMES:
-        raise AudioError(f"{name}: {CUT.format(f'{count} of {promised} samples')}")
-
-
-def _skip_id3(file: BinaryIO) -> None:
-    """Seek past the ID3v2 tag at the start, if any."""
-    file.seek(0)
-    tag = file.read(10)
-    length = 0
-    for byte in tag[6:10]:
-        length = length << 7 | byte & 0x7F
-    file.seek(10 + length if tag[:3] == b"ID3" else 0)
-
-
-def _is_mp3_of_unknown_length(file: BinaryIO) -> bool:
-    """Tell MPEG audio whose first frame lacks the number of frames (Xing, Info). Rewinds."""
-    _skip_id3(file)
-    frames = file.read(4096).lstrip(b"\0")
-    file.seek(0)
-    return _is_mpeg(frames) and b"Xing" not in frames and b"Info" not in frames
-
-
-def _is_mpeg(frame: bytes) -> bool:
-    return frame[:1] == b"\xff" and frame[1:2] >= b"\xe0"  # eleven bits of synchronisation
-
-
-def _has_more_mp3(file: View) -> bool:
-    """Tell whether more MP3 frames follow than a Xing header may miscount."""
-    rest = file.read(4096)
-    return len(rest) == 4096 and (rest[:3] == b"ID3" or _is_mpeg(rest))
 
 
 # -------------------------------------------------------------------------------------------- FFmpeg
 
 
-def _ffmpeg_format(file: BinaryIO) -> tuple[str, str] | None:
-    """Common and FFmpeg's name of a container by its first bytes; None if FFmpeg is not needed. Rewinds."""
-    _skip_id3(file)
-    head = file.read(600)
-    file.seek(0)
-    return next((names for start, names in _FFMPEG_FORMATS.items() if re.match(start, head, re.DOTALL)), None)
-
-
 @contextmanager
-def open_ffmpeg(file: View, kind: tuple[str, str], name: str) -> Iterator[Track]:
-    """Open the default audio track. Raises AudioError, also while its blocks are read.
-
-    The format is given, never guessed: some demuxers, such as those of playlists, open other files. Frames
-    are concatenated, so a track that starts late or has gaps gets times that are early by as much.
-    """
-    common, ffmpeg = kind
+def open_ffmpeg(view: View, name: str, notes: Notes, number: int | None = None) -> Iterator[Track]:
+    """Open audio track `number`, or the default one. Raises ValueError, also while its blocks are read."""
     try:
-        import av
-    except ImportError:
-        raise AudioError(f"{name}: reading {common} needs PyAV; pip install 'asr[media]'") from None
-    message = UNREADABLE
-    try:
-        with av.open(file, format=ffmpeg, metadata_errors="replace", io_open=_refuse_file) as container:
-            audio = container.streams.best("audio")
-            if not isinstance(audio, av.AudioStream):
-                raise ValueError("it has no audio track")
-            message = CUT
-            frames = _ffmpeg_frames(container, audio)
-            first = next(frames, None)
-            if first is None:
-                raise file.error or AudioError(f"{name}: {NO_SAMPLES}")
-            seconds = _stated_seconds(container, audio)
-            blocks = _ffmpeg_blocks(itertools.chain([first], frames), seconds, file)
-            yield Track(first.sample_rate, first.layout.nb_channels, seconds, blocks)
-    except (av.FFmpegError, OSError, ValueError, RuntimeError, MemoryError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise AudioError(f"{name}: {message.format(reason.lower())}") from None
+        counted = check_mp3(view, notes)
+        wanted = {"format_whitelist": _DEMUXERS, "max_size": "65536"}
+        with av.open(view, options=wanted, metadata_errors="replace", io_open=_refuse_file) as container:
+            track = _choose(container, number, name, notes)
+            decoder = _Decoder(container, track, view, notes, counted)
+            yield Track(decoder.stated, decoder.blocks())
+    except (av.FFmpegError, RuntimeError, MemoryError, struct.error) as error:
+        if view.error:
+            raise view.error from None
+        invalid = isinstance(error, (av.error.InvalidDataError, av.error.ArgumentError))
+        reason = UNKNOWN if invalid else (getattr(error, "strerror", None) or str(error)).lower()
+        if invalid and view.read_at(4, 4) in (b"ftyp", b"mdat", b"moov"):
+            reason = CUT.format("it lacks the index of an mp4 file")
+        raise ValueError(reason) from None
 
 
 def _refuse_file(url: str, flags: int, options: dict[str, str]) -> None:
     raise ValueError(f"it refers to another file, {url!r}")
 
 
-def _stated_seconds(container: "av.container.InputContainer", audio: "av.AudioStream") -> float | None:
-    """Track length in the header. Only mp4 has one per track; others may state the video's, or a guess."""
-    if container.format.name.startswith("mov") and audio.duration and audio.time_base:
-        return float(audio.duration * audio.time_base)
-    alone = len(container.streams) == 1 and container.format.name.startswith(("matroska", "avi", "asf"))
-    return container.duration / 1e6 if alone and container.duration else None  # in AV_TIME_BASE
+def _choose(
+    container: av.container.InputContainer, number: int | None, name: str, notes: Notes
+) -> av.AudioStream:
+    """The audio track to read. Raises AudioError if there is none, or not that one."""
+    tracks = list(container.streams.audio)
+    best = container.streams.best("audio")
+    if not tracks:
+        raise ValueError("it has no audio track")
+    tracks = [track for track in tracks if track.codec_context is not None]
+    if not tracks:
+        raise ValueError("its codec is unknown")
+    if number is not None:
+        if not 0 <= number < len(tracks):
+            raise AudioError(f"{name}: no track {number}; it has {len(tracks)}, counted from 0")
+        return tracks[number]
+    chosen = next((i for i, track in enumerate(tracks) if best and track.index == best.index), 0)
+    if len(tracks) > 1:
+        notes.warn(f"it has {len(tracks)} audio tracks; track {chosen} is read (choose with --track)")
+    return tracks[chosen]
 
 
-def _ffmpeg_frames(
-    container: "av.container.InputContainer", audio: "av.AudioStream"
-) -> Iterator["av.AudioFrame"]:
-    for packet in container.demux(audio):
-        if packet.is_corrupt:
-            raise ValueError("a packet is damaged")
-        yield from packet.decode()
+class _Decoder:
+    """Decodes one track to blocks, keeping its time stamps, and notes what is missing."""
+
+    def __init__(
+        self,
+        container: av.container.InputContainer,
+        audio: av.AudioStream,
+        view: View,
+        notes: Notes,
+        counted: bool,
+    ) -> None:
+        self._container, self._audio, self._view, self._notes = container, audio, view, notes
+        self._format = container.format.name.split(",")[0]
+        audio.codec_context.thread_count = 1
+        audio.codec_context.options = {"err_detect": "crccheck"}
+        if self._format == "caf":  # its last packet, if short, would be trimmed twice
+            audio.codec_context.flags2 |= av.codec.context.Flags2.skip_manual
+        self.stated = self._stated(counted)
+        self._peak = 0.0
+
+    def blocks(self) -> Iterator[tuple[int, np.ndarray]]:
+        """Blocks of equal channel count `float32[samples, channels]`, with their rate."""
+        pending: list[np.ndarray] = []
+        width, rate, seconds = 0, 0, 0.0
+        for frame_rate, samples in self._timed(self._frames()):
+            width = width or samples.shape[1]
+            if pending and (frame_rate != rate or sum(map(len, pending)) >= _block_samples(width)):
+                yield rate, np.concatenate(pending)
+                pending = []
+            rate = frame_rate
+            if self.stated is not None and self._format == "ogg":  # the last block of Vorbis reaches beyond
+                samples = samples[: max(0, round((self.stated - seconds) * rate))]
+            pending.append(_fit(samples, width))
+            seconds += len(samples) / rate
+        if pending:
+            yield rate, np.concatenate(pending)
+        if self._view.error:
+            raise self._view.error
+        if self._view.shrunk:
+            self._notes.losses.append("the file became shorter while it was read")
+        if self.stated is not None and seconds < self.stated - self._slack():
+            self._notes.losses.append(f"{seconds:.2f} of {self.stated:.2f} s")
+        tracks = len(self._container.streams.audio)
+        if tracks > 1 and seconds and self._peak < _SILENT:
+            self._notes.warn(f"the track that is read is silent; the file has {tracks} (choose with --track)")
+
+    def _frames(self) -> Iterator[tuple[av.AudioFrame, np.ndarray]]:
+        """Decoded frames and their samples; packets that are damaged are counted."""
+        damaged, good = 0, False
+        for packet in self._packets():
+            try:
+                decoded = cast("list[av.AudioFrame]", packet.decode())
+                frames = [(frame, _samples(frame)) for frame in decoded]
+                damaged += packet.is_corrupt and good and self._format not in _PCM
+            except (av.FFmpegError, ValueError):
+                # A dump of a broadcast starts in the middle of a frame.
+                damaged += good or self._format not in ("mp3", "aac", "mpegts", "mpeg")
+                continue
+            good |= bool(frames)
+            yield from frames
+        if damaged:
+            self._notes.losses.append(f"{damaged} damaged packet{'s' * (damaged > 1)}")
+
+    def _packets(self) -> Iterator[av.Packet]:
+        try:
+            yield from self._container.demux(self._audio)
+        except (av.FFmpegError, ValueError) as error:
+            self._notes.losses.append(f"reading stopped: {getattr(error, 'strerror', error)}")
+
+    def _timed(self, frames: Iterable[tuple[av.AudioFrame, np.ndarray]]) -> Iterator[tuple[int, np.ndarray]]:
+        """Samples of frames, with silence where time stamps leave a gap."""
+        start = self._container.start_time or 0
+        # In mp4 an edit list delays a track; larger times are those of a broadcast.
+        shift = 0.0 if self._format == "mov" and start < 60e6 else -start / 1e6
+        position, gaps = 0.0, list[tuple[float, float]]()
+        for frame, samples in frames:
+            rate = frame.sample_rate
+            if self._format in _TIMED and frame.pts is not None and frame.time_base:
+                gap = float(frame.pts * frame.time_base) + shift - position
+                if gap < -0.5 or gap > self._longest_gap(position):
+                    shift -= gap  # parts laid end to end, or a damaged time stamp
+                    if gap > 0:
+                        self._notes.warn(f"its time stamps jump by {gap:.0f} s at {position:.1f} s; ignored")
+                elif gap > _TOLERANCE:
+                    if self._format == "flac":
+                        self._notes.losses.append(f"{gap:.2f} s missing at {position:.1f} s")
+                    yield from _silence(gap, rate, samples.shape[1])
+                    if position:  # a late start is no gap
+                        gaps.append((position, gap))
+                    position += gap
+            position += len(samples) / rate
+            if len(samples):
+                self._peak = max(self._peak, float(np.abs(samples).max()))
+                yield rate, samples
+        if gaps:
+            total = sum(seconds for _, seconds in gaps)
+            self._notes.warn(
+                f"gaps in its audio: {len(gaps)}, {total:.1f} s in all, the first at {gaps[0][0]:.1f} s"
+            )
+
+    def _longest_gap(self, position: float) -> float:
+        return min(_LONGEST_GAP, math.inf if self.stated is None else self.stated - position + 1)
+
+    def _slack(self) -> float:
+        return 0.5 if self._format in ("asf", "avi", "flv") else _TOLERANCE
+
+    def _stated(self, counted: bool) -> float | None:
+        """End of the track in seconds, if the container states it and FFmpeg does not estimate it."""
+        audio, container = self._audio, self._container
+        context = audio.codec_context
+        if self._format == "flac":
+            total = int.from_bytes((context.extradata or b"")[13:18], "big") & (1 << 36) - 1
+            return total / context.sample_rate if total and context.sample_rate else None
+        if match := re.fullmatch(r"(\d+):(\d+):([\d.]+)", audio.metadata.get("DURATION", "")):
+            hours, minutes, seconds = map(float, match.groups())
+            return 3600 * hours + 60 * minutes + seconds - (container.start_time or 0) / 1e6
+        pcm = self._format == "wav" and context.codec.name.startswith("pcm")
+        if pcm or self._format in _COUNTED or (self._format == "mp3" and counted):
+            if not audio.duration or audio.time_base is None:
+                return None
+            # Length in Ogg counts the samples before an Opus stream's start (RFC 7845).
+            head = context.extradata or b""
+            before = int.from_bytes(head[10:12], "little") / 48_000 if head[:8] == b"OpusHead" else 0
+            late = audio.start_time if self._format == "mov" and audio.start_time else 0
+            return float((audio.duration + late) * audio.time_base) - (before if self._format == "ogg" else 0)
+        alone = len(container.streams) == 1 and self._format in ("matroska", "avi", "asf", "flv")
+        return container.duration / 1e6 if alone and container.duration else None
 
 
-def _ffmpeg_blocks(
-    frames: Iterator["av.AudioFrame"], stated: float | None, file: View
-) -> Iterator[np.ndarray]:
-    """Collect frames into blocks. Raises ValueError if they end early.
-
-    The tolerance is 0.5 s plus 1 %, as stated lengths count the encoder's padding at both ends.
-    """
-    layouts, seconds = set(), 0.0
-    pending: list[np.ndarray] = []
-    for frame in frames:
-        layouts.add((frame.sample_rate, frame.layout.nb_channels))
-        if len(layouts) > 1:
-            raise ValueError("its sample rate or number of channels changes on the way")
-        pending.append(_ffmpeg_samples(frame))
-        seconds += frame.samples / frame.sample_rate
-        if sum(map(len, pending)) >= _block_samples(frame.layout.nb_channels):
-            yield np.concatenate(pending)
-            pending = []
-    if pending:
-        yield np.concatenate(pending)
-    if file.error:
-        raise file.error
-    if stated is not None and seconds < 0.99 * stated - 0.5:
-        raise ValueError(f"{seconds:.1f} of {stated:.1f} seconds")
-
-
-def _ffmpeg_samples(frame: "av.AudioFrame") -> np.ndarray:
+def _samples(frame: av.AudioFrame) -> np.ndarray:
     """Convert any of FFmpeg's sample formats to `float32[samples, channels]` in [-1, 1]."""
+    if frame.format.is_planar and frame.layout.nb_channels > 8:
+        # Beyond FFmpeg's eight pointers, PyAV looks for a null pointer that ends the planes: it may crash.
+        [frame] = av.AudioResampler(frame.format.packed.name, frame.layout).resample(frame)
     data: np.ndarray = frame.to_ndarray()
     data = data.T if frame.format.is_planar else data.reshape(-1, frame.layout.nb_channels)
+    return scaled(data)
+
+
+def scaled(data: np.ndarray) -> np.ndarray:
+    """Scale integer samples to [-1, 1], and convert to float32."""
     if data.dtype == np.uint8:
         return (data.astype(np.float32) - 128) / 128
     scale = 1.0 if data.dtype.kind == "f" else 0.5 ** (8 * data.dtype.itemsize - 1)
@@ -413,137 +504,20 @@ def _ffmpeg_samples(frame: "av.AudioFrame") -> np.ndarray:
     return samples * np.float32(scale)
 
 
-# ------------------------------------------------------------------------------- truncated containers
+def _fit(samples: np.ndarray, channels: int) -> np.ndarray:
+    """Give samples another number of channels, where it changes within a recording."""
+    if samples.shape[1] == channels:
+        return samples
+    return np.repeat(samples.mean(axis=1, keepdims=True), channels, axis=1)
 
 
-class _Chunks(NamedTuple):
-    """Layout of a chunked container: offset of the first chunk, chunk header, chunks that hold samples."""
-
-    first: int
-    header: str
-    names: tuple[bytes, ...]
-    several: bool = False  # more than one chunk may hold samples
-    inclusive: bool = False  # a chunk's size counts its header
-    align: int = 1
+def _silence(seconds: float, rate: int, channels: int) -> Iterator[tuple[int, np.ndarray]]:
+    left = round(seconds * rate)
+    while left > 0:
+        count = min(left, _block_samples(channels))
+        yield rate, np.zeros((count, channels), np.float32)
+        left -= count
 
 
-_RIFF = _Chunks(12, "<4sI", (b"data",), align=2)
-_AVI = _Chunks(12, "<4sI", (b"LIST", b"RIFF"), several=True, align=2)
-_MP4 = _Chunks(0, ">I4s", (b"moov", b"moof", b"mdat"), several=True, inclusive=True)
-_LAYOUTS = {
-    b"RIFF": _RIFF,
-    b"RF64": _RIFF,
-    b"BW64": _RIFF,
-    b"RIFX": _Chunks(12, ">4sI", (b"data",), align=2),
-    b"FORM": _Chunks(12, ">4sI", (b"SSND",), align=2),
-    b"caff": _Chunks(8, ">4sq", (b"data",)),
-    b"riff": _Chunks(40, "<4s12xq", (b"data",), inclusive=True, align=8),  # W64
-    b"\x30\x26\xb2\x75": _Chunks(0, "<4s12xq", (b"\x36\x26\xb2\x75",), inclusive=True),  # ASF
-}
-
-
-def _defect(file: BinaryIO) -> str | None:
-    """Message for a file that ends before its container says; None otherwise. Rewinds."""
-    size = file.seek(0, os.SEEK_END)
-    file.seek(0)
-    head = file.read(1024)
-    file.seek(0)
-    found = None
-    if head[:4] == b"OggS":
-        found = _ogg_defect(file, size)
-    elif head[:377:188] == b"GGG" and size % 188:  # MPEG transport stream
-        found = CUT.format(f"{size % 188} of 188 bytes of its last packet")
-    else:
-        spans = ((start, end) for start, end in _sample_spans(file, size, head) if end > size)
-        if span := next(spans, None):
-            found = CUT.format(f"{max(0, size - span[0])} of {span[1] - span[0]} bytes")
-    file.seek(0)
-    return found
-
-
-def _sample_spans(file: BinaryIO, size: int, head: bytes) -> Iterator[tuple[int, int]]:
-    """Start and end offsets of sample data as headers declare them."""
-    layout = _LAYOUTS.get(head[:4])
-    if head[:4] == b".snd" and len(head) >= 12:
-        start, length = struct.unpack(">4x2I", head[:12])
-        if length < _UNKNOWN_SIZE:
-            yield start, start + length
-    elif head[:7] == b"NIST_1A":
-        yield from _sphere_spans(head)
-    elif head[:4] == b"\x1aE\xdf\xa3":
-        yield from _matroska_spans(head)
-    elif head[8:12] == b"AVI ":
-        yield from _chunk_spans(file, size, _AVI)
-    elif re.match(_MP4_START, head, re.DOTALL):
-        yield from _chunk_spans(file, size, _MP4)
-    elif layout is not None:
-        long_size = struct.unpack("<Q", head[28:36])[0] if head[12:16] == b"ds64" and head[35:] else 0
-        yield from _chunk_spans(file, size, layout, long_size)
-
-
-def _chunk_spans(file: BinaryIO, size: int, chunks: _Chunks, long_size: int = 0) -> Iterator[tuple[int, int]]:
-    """Walk the chunks; `long_size` is RF64's 64-bit size, stored elsewhere (EBU Tech 3306)."""
-    position, width = chunks.first, struct.calcsize(chunks.header)
-    for _ in range(_MOST_CHUNKS):
-        file.seek(position)
-        header = file.read(width)
-        if len(header) < width:
-            return
-        name, length = struct.unpack(chunks.header, header)
-        start = position + width
-        if chunks is _MP4:
-            name, length = length, name
-            if length == 1:  # a 64-bit size follows
-                length, start = struct.unpack(">Q", file.read(8).ljust(8, b"\0"))[0], start + 8
-        elif length >= _UNKNOWN_SIZE and "I" in chunks.header:
-            length = long_size
-        if chunks.inclusive:
-            length -= start - position
-        if length < 0 or (length == 0 and name in chunks.names):
-            return
-        if name in chunks.names:
-            yield start, start + length
-            if not chunks.several:
-                return
-        position = start + length + -(start + length) % chunks.align
-        if position >= size:
-            return
-
-
-def _sphere_spans(head: bytes) -> Iterator[tuple[int, int]]:
-    """NIST SPHERE: the header's length is in its second line, everything else in named fields."""
-    numbers = dict(re.findall(rb"(\w+) -i (\d{1,18})\n", head)) | {b"header": head[7:16].strip()}
-    keys = (b"header", b"sample_count", b"channel_count", b"sample_n_bytes")
-    with suppress(KeyError, ValueError):
-        start, *factors = (int(numbers[key]) for key in keys)
-        yield start, start + math.prod(factors)
-
-
-def _matroska_spans(head: bytes) -> Iterator[tuple[int, int]]:
-    """The single segment after the EBML header (RFC 8794: a number starts with its length in bytes)."""
-    position = 4
-    for name in (None, b"\x18\x53\x80\x67"):
-        if name is not None and head[position : position + 4] == name:
-            position += 4
-        elif name is not None:
-            return
-        width = 9 - head[position : position + 1].ljust(1, b"\0")[0].bit_length()
-        length = int.from_bytes(head[position : position + width], "big") & ((1 << 7 * width) - 1)
-        position += width
-        if name is not None and length < (1 << 7 * width) - 1:
-            yield position, position + length
-        position += length
-
-
-def _ogg_defect(file: BinaryIO, size: int) -> str | None:
-    """Walk the pages (RFC 3533); the last must carry the end-of-stream flag and be complete."""
-    position, in_headers, ended = 0, True, False
-    while len(page := file.read(27)) == 27 and page[:4] == b"OggS":
-        first, ended = bool(page[5] & 2), bool(page[5] & 4)
-        if first and not in_headers:
-            return CHAINED
-        in_headers = first
-        position += 27 + page[26] + sum(file.read(page[26]))
-        file.seek(position)
-    whole = ended and position <= size
-    return None if whole else CUT.format(f"its end is missing after {min(position, size)} bytes")
+def _block_samples(channels: int) -> int:
+    return max(1, _BLOCK_BYTES // (4 * channels))

@@ -46,7 +46,10 @@ HOMES = {
 }
 """Modules of option dataclasses, imported when a command that takes them is chosen."""
 
-OMITTED = {"evaluate": {"channel", "n_best"}, "tune": {"greedy"}}
+OMITTED = {
+    "evaluate": {"channel", "n_best", "start", "end", "track", "raw_rate", "raw_channels", "strict"},
+    "tune": {"greedy"},
+}
 """Fields of a command's options that are no arguments of it."""
 
 EXAMPLES = """\

@@ -63,7 +63,7 @@ def _manifests(paths: tuple[Path, ...]) -> list[Path]:
 @dataclass(frozen=True, kw_only=True)
 class Transcribe:
     inputs: tuple[str, ...] = option(
-        "a recording (wav, flac, ogg, opus, mp3, aiff, au; mp4, m4a, webm, mkv with the extra media), "
+        "a recording (wav, flac, mp3, m4a, ogg, opus, webm, mp4, mkv and others), "
         "a folder, a pattern, @LIST for the names in a file, or - for standard input",
         positional=True,
         metavar="INPUT",
@@ -111,11 +111,19 @@ def transcribe(args: Transcribe, options: "TranscribeOptions", load: "LoadOption
             else:
                 line = json_line(path, result) if args.json else text_line(path, result, named)
                 _print(line, args.json)
-            for failure in found:
-                print_error(failure)
+            for line in (*found, *_doubts(path, result)):
+                print_error(line)
             failures += found
             update(count=1)
     return 1 if failures else 0
+
+
+def _doubts(path: Path, result: "Transcript | AsrError") -> Iterator[str]:
+    """Warnings about a recording that was transcribed."""
+    if not isinstance(result, AsrError):
+        if result.incomplete:
+            yield f"{path}: incomplete: {result.incomplete}"
+        yield from (f"{path}: {warning}" for warning in result.warnings)
 
 
 def _formats(args: Transcribe) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ import pytest
 import soundfile
 
 from asr import audio
+from asr.containers import Notes
 from asr.errors import AudioError
 
 FORMATS = {
@@ -68,12 +69,13 @@ def test_a_sine_comes_through(tmp_path: Path, name: str, rate: int, channels: in
     soundfile.write(path, np.tile(sine(rate)[:, None], channels), rate, format=kind, subtype=subtype)
     samples = audio.read(path)
     assert samples.dtype == np.float32
-    assert samples.shape == (round(SECONDS * 16_000),)
-    assert audio.duration(path) == SECONDS
+    exact = kind != "OGG"  # FFmpeg starts Vorbis up to 3 ms late
+    assert len(samples) == pytest.approx(SECONDS * 16_000, abs=0 if exact else 50)
+    assert audio.duration(path) == pytest.approx(SECONDS)
     expected = sine(16_000)
-    middle = slice(1600, -1600)  # codecs and resampling swing in and out
-    assert np.corrcoef(samples[middle], expected[middle])[0, 1] > 0.995
-    assert np.std(samples[middle]) == pytest.approx(np.std(expected[middle]), rel=0.1)
+    samples, expected = samples[1600:22_000], expected[1600:22_000]  # codecs and resampling swing in and out
+    assert max(np.corrcoef(samples[late:][:20_000], expected[:20_000])[0, 1] for late in range(50)) > 0.995
+    assert np.std(samples) == pytest.approx(np.std(expected), rel=0.1)
 
 
 def test_16_bit_samples_at_16_khz_come_through_exactly(tmp_path: Path) -> None:
@@ -100,8 +102,19 @@ def test_channels_are_averaged(tmp_path: Path) -> None:
     left, right = sine(16_000), sine(16_000, hertz=1_000)
     soundfile.write(tmp_path / "a.wav", np.stack([left, right], axis=1), 16_000, subtype="FLOAT")
     np.testing.assert_allclose(audio.read(tmp_path / "a.wav"), (left + right) / 2, atol=1e-6)
-    soundfile.write(tmp_path / "b.wav", np.stack([left, -left], axis=1), 16_000, subtype="FLOAT")
-    assert not audio.read(tmp_path / "b.wav").any()
+
+
+def test_channels_in_opposite_phase(tmp_path: Path) -> None:
+    """Their mean would be silence: the first is taken, and a warning is noted."""
+    speech = sine(16_000)
+    for number, right in enumerate((-speech, -0.9 * speech, 0.9 * speech, 0 * speech)):
+        path = tmp_path / f"{number}.wav"
+        soundfile.write(path, np.stack([speech, right], axis=1), 16_000, subtype="FLOAT")
+        notes = Notes()
+        found = np.concatenate(list(audio.stream(path, notes=notes)))[:, 0]
+        assert [text for text in notes.warnings if "opposite phase" in text] == notes.warnings
+        assert len(notes.warnings) == (number < 2)
+        np.testing.assert_allclose(found, speech if number < 2 else (speech + right) / 2, atol=1e-6)
 
 
 def test_blocks_join_without_a_seam(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,7 +173,7 @@ JUNK = b"This is no recording.\n" * 100
     [
         ("a.wav", b"", "the file is empty"),
         ("a.wav", b"x", "Format not recognised"),
-        ("a.flac", b"fLaC" + bytes(100), "unimplemented format"),
+        ("a.flac", b"fLaC" + bytes(100), "cannot read"),
         ("a.wav", b"RIFF", "Format not recognised"),
         *((f"a.{suffix}", JUNK, "Format not recognised") for suffix in ("wav", "mp3", "vox", "raw")),
     ],
@@ -175,9 +188,9 @@ def test_files_of_other_kinds(tmp_path: Path, name: str, content: bytes, reason:
 
 
 @pytest.mark.parametrize("kind", ["SVX", "IRCAM", "VOC"])
-def test_formats_in_which_truncation_is_undetectable(tmp_path: Path, kind: str) -> None:
+def test_rare_formats(tmp_path: Path, kind: str) -> None:
     soundfile.write(tmp_path / "a", sine(16_000), 16_000, format=kind)
-    assert "Format not recognised" in refusal(tmp_path / "a")
+    np.testing.assert_allclose(audio.read(tmp_path / "a"), sine(16_000), atol=0.01)
 
 
 @pytest.mark.parametrize(
@@ -206,8 +219,8 @@ def test_a_header_without_samples(tmp_path: Path) -> None:
     for kind, subtype in (("WAV", "PCM_16"), ("AIFF", "PCM_16"), ("AU", "PCM_16"), ("OGG", "VORBIS")):
         path = tmp_path / kind
         soundfile.write(path, np.zeros(0), 16_000, format=kind, subtype=subtype)
-        assert "no samples" in refusal(path)
-        assert audio.duration(path) == 0
+        reason = refusal(path)
+        assert "no samples" in reason or "cannot read" in reason
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -243,8 +256,9 @@ def test_real_speech(shared_data: Path, tmp_path: Path) -> None:
             path = tmp_path / "a.opus"
             path.write_bytes(content)
             samples = audio.read(path)
-            assert len(samples) == audio.duration(path) * 16_000 > 16_000
-            np.testing.assert_array_equal(samples, soundfile.read(path, dtype="float32")[0])
+            assert len(samples) == round(audio.duration(path) * 16_000) > 16_000
+            expected = audio.resample(soundfile.read(path)[0], soundfile.info(path).samplerate)
+            assert np.corrcoef(samples, expected)[0, 1] > 0.999  # FFmpeg's decoder, and that of Opus itself
             assert 0.01 < np.std(samples) < 0.3
             path.write_bytes(content[:-1])
             assert "cut off" in refusal(path)

@@ -156,7 +156,8 @@ def test_a_file_that_shrinks_while_it_is_read(
 ) -> None:
     monkeypatch.setattr(audio, "_BLOCK_BYTES", 4_000)
     path = tmp_path / "a"
-    soundfile.write(path, np.random.default_rng(0).uniform(-0.5, 0.5, 200_000), 16_000, format=kind)
+    count = 4_000_000 if kind == "WAV" else 200_000  # FFmpeg reads megabytes ahead
+    soundfile.write(path, np.random.default_rng(0).uniform(-0.5, 0.5, count), 16_000, format=kind)
     blocks = audio.stream(path)
     next(blocks)
     os.truncate(path, path.stat().st_size // 2)

@@ -126,16 +126,20 @@ def test_bad_inputs_fail_alone(
     bad = [tmp_path / f"{name}.wav" for name in names]
     assert run(standin_bundle, *bad, tmp_path / "void", good) == 1
     out, err = capsys.readouterr()
-    assert out == f"{good}: GOOD\n"
+    assert out == f"{tmp_path}/cut.wav: A\n{tmp_path}/flac.wav: A LONG WO\n{good}: GOOD\n"
     lines = err.splitlines()
     assert len(lines) == len(bad) + 1 and all(line.startswith("asr: ") for line in lines)
     assert lines[0].startswith(f"asr: {tmp_path}/void: ")
     reasons = (
-        "empty", "not recognised", "symbolic links", "cut off", "cut off",
+        "empty", "not recognised", "symbolic links", "incomplete", "incomplete",
         "no such device", "no samples", "not finite", "not finite", "too short",
     )  # fmt: skip
     for line, path, reason in zip(lines[1:], bad, reasons, strict=True):
         assert line.startswith(f"asr: {path}: ") and reason in line
+    assert run(standin_bundle, tmp_path / "cut.wav") == 0
+    assert run(standin_bundle, "--strict", tmp_path / "cut.wav") == 1
+    out, err = capsys.readouterr()
+    assert out == "A\n" and "cut off" in err.splitlines()[-1]
 
 
 @pytest.mark.parametrize("kind", ["silence", "clipped", "offset", "200 channels", "384 kHz"])

@@ -1,12 +1,9 @@
-"""Containers that need PyAV, and the message without it."""
+"""Containers of video, and of compressed audio."""
 
-import importlib.util
-import io
-import sys
 from functools import cache
 from pathlib import Path
-from typing import Any
 
+import av
 import numpy as np
 import pytest
 
@@ -16,8 +13,6 @@ from asr.errors import AudioError
 RATE = 48_000
 SECONDS = 3.0
 CUT = "cut off"
-
-needs_av = pytest.mark.skipif(importlib.util.find_spec("av") is None, reason="PyAV is not installed")
 
 # Name: FFmpeg's muxer, codec and options.
 KINDS: dict[str, tuple[str, str, dict[str, str]]] = {
@@ -54,7 +49,6 @@ def tones(rate: int, channels: int, seconds: float = SECONDS) -> np.ndarray:
 
 @cache
 def encode(name: str, folder: Path, channels: int = 2, rate: int = RATE) -> bytes:
-    av = pytest.importorskip("av")
     muxer, codec, options = KINDS[name]
     path = folder / "encoded"
     layout = {1: "mono", 2: "stereo", 6: "5.1"}[channels]
@@ -86,7 +80,6 @@ def lag(samples: np.ndarray, expected: np.ndarray) -> int:
     return found - size if found > size // 2 else found
 
 
-@needs_av
 @pytest.mark.parametrize("name", KINDS)
 def test_tones_come_through(tmp_path: Path, capfd: pytest.CaptureFixture[str], name: str) -> None:
     path = tmp_path / "a"
@@ -110,7 +103,6 @@ def test_tones_come_through(tmp_path: Path, capfd: pytest.CaptureFixture[str], n
     assert capfd.readouterr() == ("", "")
 
 
-@needs_av
 @pytest.mark.parametrize("name", LOSSLESS)
 @pytest.mark.parametrize(("channels", "rate"), [(1, 16_000), (6, 16_000)])
 def test_lossless_is_exact(tmp_path: Path, name: str, channels: int, rate: int) -> None:
@@ -121,7 +113,6 @@ def test_lossless_is_exact(tmp_path: Path, name: str, channels: int, rate: int) 
     assert audio.duration(path) == SECONDS
 
 
-@needs_av
 @pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
 def test_truncation_is_detected(tmp_path: Path, name: str, share: float) -> None:
@@ -136,25 +127,20 @@ def test_truncation_is_detected(tmp_path: Path, name: str, share: float) -> None
     assert CUT in reason or (share == 0.1 and "cannot read" in reason)
 
 
-@needs_av
 def test_messages(tmp_path: Path) -> None:
     mkv = encode("mkv, aac", tmp_path)
     start = mkv.index(b"\x18\x53\x80\x67") + 12
-    expected = audio.CUT.format(f"{1000 - start} of {len(mkv) - start} bytes")
-    assert refusal(tmp_path / "a", mkv[:1000]) == expected
+    assert f"{1000 - start} of {len(mkv) - start} bytes" in refusal(tmp_path / "a", mkv[:1000])
     ts = encode("mpeg-ts", tmp_path)
-    assert refusal(tmp_path / "a", ts[:-1]) == audio.CUT.format("187 of 188 bytes of its last packet")
+    assert "187 of 188 bytes of its last packet" in refusal(tmp_path / "a", ts[:-1])
     damaged = bytearray(encode("aac", tmp_path))
     second = damaged.index(damaged[:3], len(damaged) // 2)
     damaged[second + 10 : second + 200] = bytes(190)
-    assert refusal(tmp_path / "a", bytes(damaged)) == audio.CUT.format(
-        "invalid data found when processing input"
-    )
+    assert "damaged packet" in refusal(tmp_path / "a", bytes(damaged))
     mp4 = encode("mp4", tmp_path)
     assert "cannot read" in refusal(tmp_path / "a", mp4[:28] + bytes(len(mp4) - 28))
 
 
-@needs_av
 def test_a_matroska_file_that_lost_its_middle(tmp_path: Path) -> None:
     """Its segment has no size, as a browser writes it, but its header tells the length."""
     content = encode("mkv, flac", tmp_path)
@@ -166,9 +152,7 @@ def test_a_matroska_file_that_lost_its_middle(tmp_path: Path) -> None:
     assert f"{CUT} or damaged (1." in refusal(path, live[: len(live) // 2])
 
 
-@needs_av
 def test_a_film_and_one_without_sound(tmp_path: Path) -> None:
-    av = pytest.importorskip("av")
     for name, sound in (("film.mkv", True), ("film.mp4", True), ("silent.mp4", False)):
         with av.open(str(tmp_path / name), "w") as container:
             video = container.add_stream("mpeg4", rate=10, width=64, height=64, pix_fmt="yuv420p")
@@ -191,7 +175,6 @@ def test_a_film_and_one_without_sound(tmp_path: Path) -> None:
     assert "no audio track" in refusal(path, path.read_bytes())
 
 
-@needs_av
 @pytest.mark.parametrize(("start", "frame", "rate"), [(b"#!AMR\n", 32, 8_000), (b"#!AMR-WB\n", 61, 16_000)])
 def test_amr(tmp_path: Path, start: bytes, frame: int, rate: int) -> None:
     """There is no encoder: a hundred frames of 20 ms in the best mode, of bits that are zero."""
@@ -203,7 +186,6 @@ def test_amr(tmp_path: Path, start: bytes, frame: int, rate: int) -> None:
     assert CUT in refusal(path, content[:-7])
 
 
-@needs_av
 def test_names_pipes_and_tags(tmp_path: Path) -> None:
     content = encode("mp4", tmp_path)
     path = tmp_path / b"caf\xe9\n .mp4".decode(errors="surrogateescape")
@@ -216,7 +198,6 @@ def test_names_pipes_and_tags(tmp_path: Path) -> None:
     assert len(whole) == pytest.approx(48_000, abs=500)
 
 
-@needs_av
 def test_no_other_file_is_opened(tmp_path: Path) -> None:
     """FFmpeg would play a playlist by opening what it names; here it is no recording, whatever its name."""
     (tmp_path / "secret.mp4").write_bytes(encode("mp4", tmp_path))
@@ -228,33 +209,5 @@ def test_no_other_file_is_opened(tmp_path: Path) -> None:
         for name in ("a.m3u8", "a.mp4"):
             reason = refusal(tmp_path / name, text.encode())
             assert "Format not recognised" in reason
-    playlist = b"#EXTM3U\n#EXT-X-TARGETDURATION:3\n#EXTINF:3,\nsecret.mp4\n#EXT-X-ENDLIST\n"
-    view = audio.View(io.BytesIO(playlist))
-    with (
-        pytest.raises(AudioError, match=r"it refers to another file, 'secret\.mp4'"),
-        audio.open_ffmpeg(view, ("playlist", "hls"), "a"),  # even if FFmpeg had guessed
-    ):
-        pass
-
-
-STARTS = {
-    "mp4": b"\0\0\0\x20ftypM4A " + bytes(1000),
-    "mkv or webm": b"\x1aE\xdf\xa3" + bytes(100),
-    "avi": b"RIFF\x10\0\0\0AVI LIST\4\0\0\0movi",
-    "wma": b"\x30\x26\xb2\x75\x8e\x66\xcf\x11" + bytes(100),
-    "flv": b"FLV\x01" + bytes(100),
-    "mpeg-ts": (b"G" + bytes(187)) * 3,
-    "mpeg-ps": b"\0\0\x01\xba" + bytes(100),
-    "aac": b"\xff\xf1\x50\x80" + bytes(range(256)) * 40,
-    "amr": b"#!AMR\n" + bytes(100),
-}
-
-
-@pytest.mark.parametrize("kind", STARTS)
-def test_without_pyav(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
-    blocked: Any = None
-    monkeypatch.setitem(sys.modules, "av", blocked)
-    path = tmp_path / "a"
-    assert f"{kind} needs PyAV" in refusal(path, STARTS[kind])
-    with pytest.raises(AudioError, match="needs PyAV"):
-        audio.duration(path)
+    with pytest.raises(ValueError, match="secret"):  # a recording that refers to another file
+        audio._refuse_file("secret.mp4", 0, {})

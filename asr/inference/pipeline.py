@@ -7,11 +7,12 @@ feeds those of each recording to its decoder in order. The next group of windows
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from asr.audio import SAMPLE_RATE
+from asr.containers import Notes
 from asr.decoding.stream import Stream
 from asr.errors import AsrError, DecodingError
 from asr.inference.engine import BATCH_SECONDS, Chunker, Engine, Window, batches
@@ -25,12 +26,15 @@ MOST_SECONDS = 320.0  # audio in a group at most, whatever the threads; running 
 class Source:
     """A recording to transcribe: blocks `float32[n, C]` at 16 kHz, each channel by itself.
 
-    Reading a block may raise AsrError. `name` is for messages; `split` labels segments with their channel.
+    Blocks are read when they are needed, which may raise AsrError and add to `notes`. `name` prefixes error
+    messages; `split` labels segments with their channel; `start` is the time of the first sample.
     """
 
     blocks: Iterable[np.ndarray]
     name: str = "audio"
     split: bool = False
+    start: float = 0.0
+    notes: Notes = field(default_factory=Notes)
 
 
 @dataclass
@@ -153,7 +157,11 @@ class Pipeline:
             if last and recording.result is None:
                 hypotheses = [stream.finish() for stream in recording.streams]
                 seconds = recording.samples / SAMPLE_RATE
-                recording.result = assemble(hypotheses, seconds, recording.source.split)
+                source = recording.source
+                transcript = assemble(hypotheses, seconds, source.split, source.start)
+                recording.result = replace(
+                    transcript, incomplete=source.notes.incomplete, warnings=tuple(source.notes.warnings)
+                )
         except DecodingError as error:
             recording.result = DecodingError(f"{recording.source.name}: {error}")
         recording.finished = last

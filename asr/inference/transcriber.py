@@ -1,16 +1,18 @@
 """The public API: load a model, transcribe recordings. Imports no torch."""
 
+import io
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import tee
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 import numpy as np
 
 from asr import audio
-from asr.audio import SAMPLE_RATE, Channel
+from asr.audio import SAMPLE_RATE, Channel, ReadOptions
+from asr.containers import Notes
 from asr.decoding.hotwords import Hotword
 from asr.decoding.types import Hypothesis
 from asr.errors import AsrError, AudioError
@@ -22,14 +24,21 @@ from asr.inference.transcript import Transcript, assemble
 from asr.model.bundle import BOX, BundleConfig, read_config, resolve_bundle
 from asr.options import option
 
-Audio = str | Path | np.ndarray
-"""A file, or float samples in [-1, 1]: `[samples]` or `[samples, channels]`."""
+Audio = str | Path | bytes | BinaryIO | np.ndarray
+"""A path, a file's content, a file opened in binary mode, or samples.
+
+Samples are `[samples]`, `[samples, channels]` or `[channels, samples]` (whichever is more is samples), floats
+in [-1, 1] or integers of 8 (unsigned), 16 or 32 bits. What has `__array__`, such as a tensor, is an array.
+"""
+
+_LOUDEST = 256.0
+"""Floats beyond this are integers that were converted without scaling."""
 
 OneChannel = int | Literal["mix"]
 
 
 @dataclass(frozen=True)
-class TranscribeOptions:
+class TranscribeOptions(ReadOptions):
     """Options of a transcription. Shared by the API, the command line and servers."""
 
     channel: Channel = option("mix, split or a channel's number from 0", "mix", least=0, metavar="CHANNEL")
@@ -66,7 +75,7 @@ class Transcriber:
     ) -> list[Transcript]:
         """Transcribe several recordings, which share batches if short. Raises the first error."""
         transcripts = []
-        sources = (_source(recording, sample_rate, options.channel) for recording in recordings)
+        sources = (_source(recording, sample_rate, options.channel, options) for recording in recordings)
         for transcript in self.transcribe_sources(sources, options):
             if isinstance(transcript, AsrError):
                 raise transcript
@@ -81,7 +90,7 @@ class Transcriber:
         Raises DecodingError for hotwords that cannot be spelt.
         """
         given, named = tee(paths)
-        sources = (file_source(path, options.channel) for path in given)
+        sources = (file_source(path, options.channel, options) for path in given)
         for result, path in zip(self.transcribe_sources(sources, options, on_audio), named, strict=True):
             yield path, result
 
@@ -133,39 +142,67 @@ def transcribe(
     return load_model(model).transcribe(recording, sample_rate, options)
 
 
-def file_source(path: Path, channel: Channel = "mix") -> Source:
+STRICT = ReadOptions(strict=True)
+
+
+def file_source(path: audio.File, channel: Channel = "mix", options: ReadOptions = STRICT) -> Source:
     """A file, opened when its blocks are read, which raises AudioError as `audio.stream` does."""
-    return Source(_file_blocks(path, channel), str(path), channel == "split")
+    notes = Notes()
+    blocks = _file_blocks(path, channel, options, notes)
+    return Source(blocks, audio.file_name(path), channel == "split", options.start, notes)
 
 
-def _source(recording: Audio, sample_rate: float, channel: Channel) -> Source:
-    if isinstance(recording, np.ndarray):
-        return Source(_array_blocks(recording, sample_rate, channel), split=channel == "split")
-    return file_source(Path(recording), channel)
+def _source(recording: Audio, sample_rate: float, channel: Channel, options: ReadOptions) -> Source:
+    """A recording in any of the accepted forms. Raises AudioError."""
+    if isinstance(recording, str | Path):
+        return file_source(Path(recording), channel, options)
+    if isinstance(recording, bytes | bytearray):
+        return file_source(io.BytesIO(recording), channel, options)
+    if hasattr(recording, "__array__"):
+        notes = Notes()
+        blocks = _array_blocks(np.asarray(recording), sample_rate, channel, options, notes)
+        return Source(blocks, split=channel == "split", start=options.start, notes=notes)
+    if hasattr(recording, "read"):
+        return file_source(recording, channel, options)
+    kind = type(recording).__name__
+    raise AudioError(f"audio: a {kind} is no recording; give a path, bytes, an open file or a NumPy array")
 
 
-def _file_blocks(path: Path, channel: Channel) -> Iterator[np.ndarray]:
+def _file_blocks(
+    path: audio.File, channel: Channel, options: ReadOptions, notes: Notes
+) -> Iterator[np.ndarray]:
     """Blocks of a file. One shorter than a frame was cut by mistake; an array may be that short."""
     samples, least = 0, FrameGrid().window
-    for block in audio.stream(path, channel):
+    for block in audio.stream(path, channel, notes, options):
         samples += len(block)
         yield block
     if samples < least:
         seconds = f"{samples / SAMPLE_RATE:.3f} s; it takes {least / SAMPLE_RATE:.3f} s"
-        raise AudioError(f"{path}: too short to transcribe ({seconds})")
+        raise AudioError(f"{audio.file_name(path)}: too short to transcribe ({seconds})")
 
 
-def _array_blocks(samples: np.ndarray, sample_rate: float, channel: Channel) -> Iterator[np.ndarray]:
+def _array_blocks(
+    samples: np.ndarray, sample_rate: float, channel: Channel, options: ReadOptions, notes: Notes
+) -> Iterator[np.ndarray]:
     """An array as one block `float32[n, C]` at 16 kHz. Raises AudioError."""
-    if samples.dtype.kind != "f" or samples.ndim not in (1, 2) or samples.shape[1:] == (0,):
-        kind = f"{samples.dtype} of shape {samples.shape}"
-        raise AudioError(f"audio: {kind}; give floats in [-1, 1] as [samples] or [samples, channels]")
-    table = samples.astype(np.float32, copy=False).reshape(len(samples), *samples.shape[1:] or (1,))
-    yield np.stack([audio.resample(c, sample_rate) for c in audio.pick(table, channel).T], axis=1)
+    if not np.issubdtype(samples.dtype, np.floating) and samples.dtype not in (np.uint8, np.int16, np.int32):
+        raise AudioError(f"audio: samples are {samples.dtype}; give floats in [-1, 1], or int16")
+    if samples.ndim not in (1, 2) or samples.shape[1:] == (0,):
+        raise AudioError(f"audio: samples have shape {samples.shape}; give [samples] or [samples, channels]")
+    table = samples.reshape(-1, 1) if samples.ndim == 1 else samples
+    if 0 < len(table) < table.shape[1]:
+        table = table.T  # [channels, samples], as torchaudio loads them
+    ends = [None if at is None else round(at * sample_rate) for at in (options.start, options.end)]
+    table = audio.scaled(table[slice(*ends)])
+    if table.size and (peak := np.abs(table).max()) > _LOUDEST:
+        raise AudioError(f"audio: samples reach {peak:.0f}; give floats in [-1, 1], or integers as int16")
+    picked = audio.pick(table, channel, notes=notes)
+    yield np.stack([audio.resample(c, sample_rate) for c in picked.T], axis=1)
 
 
 def _waveform(recording: Audio, sample_rate: float, channel: Channel) -> np.ndarray:
     """All samples `float32[samples]` of one channel at 16 kHz."""
     if channel == "split":
         raise AudioError("audio: one channel at a time is wanted here; give its number, or 'mix'")
-    return np.concatenate([block[:, 0] for block in _source(recording, sample_rate, channel).blocks])
+    blocks = _source(recording, sample_rate, channel, STRICT).blocks
+    return np.concatenate([block[:, 0] for block in blocks])

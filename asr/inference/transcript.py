@@ -34,11 +34,17 @@ class Segment:
 
 @dataclass(frozen=True)
 class Transcript:
-    """Transcript of a recording of `duration` seconds; segments are sorted by start."""
+    """Transcript of a recording; segments are sorted by start.
+
+    `duration` is the second at which it ends. `incomplete` is what is missing of the recording, if anything;
+    `warnings` are other reasons to doubt the text.
+    """
 
     segments: tuple[Segment, ...]
     duration: float
     n_best: tuple[Alternative, ...] = ()
+    incomplete: str | None = None
+    warnings: tuple[str, ...] = ()
 
     @property
     def words(self) -> tuple[Word, ...]:
@@ -59,16 +65,21 @@ def segments(words: Sequence[Word], channel: int | None = None) -> list[Segment]
     return [Segment(tuple(words[a:b]), channel) for a, b in pairwise(bounds)]
 
 
-def assemble(hypotheses: Sequence[Hypothesis], duration: float, split: bool) -> Transcript:
+def assemble(
+    hypotheses: Sequence[Hypothesis], duration: float, split: bool, start: float = 0.0
+) -> Transcript:
     """Combine one hypothesis per channel; `split` labels the segments with their channel.
 
-    The n-best list is dropped if it has one entry, or if there are several channels.
+    `duration` seconds were transcribed, from `start` on, which is added to all times. The n-best list is
+    dropped if it has one entry, or if there are several channels.
     """
     parts = []
     for channel, hypothesis in enumerate(hypotheses):
         # The last frame may end a few milliseconds after the recording.
         words = [w if w.end <= duration else replace(w, end=duration) for w in hypothesis.words]
+        if start:
+            words = [replace(w, start=w.start + start, end=w.end + start) for w in words]
         parts += segments(words, channel if split else None)
     n_best = hypotheses[0].n_best if len(hypotheses) == 1 else ()
     parts.sort(key=lambda part: part.start)
-    return Transcript(tuple(parts), duration, n_best if len(n_best) > 1 else ())
+    return Transcript(tuple(parts), start + duration, n_best if len(n_best) > 1 else ())

@@ -56,7 +56,7 @@ def text_line(path: Path, transcript: Transcript, named: bool) -> str:
 
 
 def json_line(path: Path, transcript: Transcript) -> str:
-    """One JSON object: file, duration, text, segments, words, and n_best if there are alternatives.
+    """One JSON object: file, duration, text, segments, words; incomplete and n_best if there are any.
 
     Times are in seconds, to the millisecond. A segment has a channel if channels were transcribed separately.
     """
@@ -68,6 +68,8 @@ def json_line(path: Path, transcript: Transcript) -> str:
         "segments": segments,
         "words": [word for segment in segments for word in segment["words"]],
     }
+    if transcript.incomplete:
+        row["incomplete"] = transcript.incomplete
     if transcript.n_best:
         row["n_best"] = [{"text": a.text, "score": round(a.score, 4)} for a in transcript.n_best]
     return jsonlib.dumps(row, ensure_ascii=False)

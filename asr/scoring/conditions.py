@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+import av
 import numpy as np
 
 from asr import audio
@@ -84,9 +84,7 @@ class Robustness:
 
 
 def noise_for(options: EvaluateOptions, utterances: Sequence[Utterance]) -> Noise | None:
-    """Find the noise, and check for PyAV if a tempo needs it, before a model is loaded. Raises AsrError."""
-    if any(tempo != 1 for tempo in options.tempo):
-        import_av()
+    """Find the noise before a model is loaded. Raises AsrError."""
     return find_noise(options.noise or "white", utterances) if options.snr else None
 
 
@@ -237,10 +235,8 @@ def _excerpt(path: Path, start: int, samples: int) -> np.ndarray:
 def change_tempo(samples: np.ndarray, tempo: float) -> np.ndarray:
     """Change the speaking rate but not the pitch, by FFmpeg's `atempo` (WSOLA; Verhelst & Roelands 1993).
 
-    `float32[samples]` at 16 kHz -> `float32[round(samples / tempo)]`, for a tempo from 0.5 to 2. Raises
-    AsrError without PyAV.
+    `float32[samples]` at 16 kHz -> `float32[round(samples / tempo)]`, for a tempo from 0.5 to 2.
     """
-    av = import_av()
     graph = av.filter.Graph()
     time_base = Fraction(1, SAMPLE_RATE)
     source = graph.add_abuffer(sample_rate=SAMPLE_RATE, format="flt", layout="mono", time_base=time_base)
@@ -256,12 +252,3 @@ def change_tempo(samples: np.ndarray, tempo: float) -> np.ndarray:
             parts.append(graph.pull().to_ndarray()[0])
     changed: np.ndarray = np.concatenate(parts)[: round(len(samples) / tempo)]
     return changed
-
-
-def import_av() -> ModuleType:
-    """Import PyAV. Raises AsrError if it is not installed."""
-    try:
-        import av
-    except ImportError:
-        raise AsrError("PyAV is not installed; --tempo needs pip install 'asr[media]'") from None
-    return av

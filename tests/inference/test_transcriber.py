@@ -1,3 +1,4 @@
+import io
 import subprocess
 import sys
 import threading
@@ -17,6 +18,7 @@ from asr.inference import pipeline as pipeline_module
 from asr.inference.pipeline import Source
 from asr.inference.transcriber import TranscribeOptions, Transcriber, load_model
 from asr.inference.transcript import Transcript
+from asr.inference.writers import json_line
 from tests.standin import FRAME, speak, write_bundle
 
 TEXT = "IT'S A TEST"
@@ -57,6 +59,39 @@ def test_files_arrays_channels_and_rates_agree(model: Transcriber, tmp_path: Pat
     assert model.transcribe(np.repeat(speak(TEXT), 3), sample_rate=48_000).text == TEXT
 
 
+def test_layouts_types_and_sources(model: Transcriber, tmp_path: Path) -> None:
+    """Channels first, integer PCM, bytes and open files give the same text; anything else is refused."""
+    speech = speak(TEXT)
+    content = write(tmp_path / "a.wav", TEXT).read_bytes()
+    with (tmp_path / "a.wav").open("rb") as file:
+        accepted = [
+            *(speech[None], np.stack([speech, speech]), (speech * 2**15).astype(np.int16)),
+            *((speech * 2.0**31).astype(np.int32), content, io.BytesIO(content), file),
+            np.stack([speech, -speech]),
+        ]
+        results = [model.transcribe(recording) for recording in accepted]
+    assert [result.text for result in results] == [TEXT] * len(accepted)
+    assert "opposite phase" in results[-1].warnings[0]
+    with (tmp_path / "a.wav").open(errors="replace") as text, pytest.raises(AudioError, match="rb"):
+        model.transcribe(text)  # type: ignore[arg-type]
+    with pytest.raises(AudioError, match="a list is no recording"):
+        model.transcribe([0.0] * 800)  # type: ignore[arg-type]
+
+
+def test_a_part_of_a_recording(model: Transcriber, tmp_path: Path) -> None:
+    """Times count from the start of the recording, not of the part."""
+    path = write(tmp_path / "a.flac", TEXT)
+    middle = TranscribeOptions(start=5 * 0.12, end=6 * 0.12)
+    for recording in (path, audio.read(path)):
+        part = model.transcribe(recording, options=middle)
+        assert [(word.text, word.start) for word in part.words] == [("A", pytest.approx(0.6))]
+        assert part.duration == pytest.approx(0.72)
+    with pytest.raises(AudioError, match="shorter than 60 s"):
+        model.transcribe(path, options=TranscribeOptions(start=60))
+    with pytest.raises(AudioError, match="select nothing"):
+        TranscribeOptions(start=2, end=1)
+
+
 def test_a_long_recording_is_one_stream(model: Transcriber) -> None:
     text = " ".join(f"{'ABCDEFGHIJ'[i % 10]}{'KLMNOPQRST'[i // 10 % 10]}" for i in range(400))
     result = model.transcribe(speak(text))
@@ -85,7 +120,8 @@ def test_posteriors_are_distributions(model: Transcriber) -> None:
 @pytest.mark.parametrize(
     ("samples", "reason"),
     [
-        (np.zeros(800, np.int16), "int16"),
+        (np.zeros(800, np.int64), "int64"),
+        (np.full(800, 12_345.0, np.float32), "samples reach 12345"),
         (np.zeros((1, 2, 800), np.float32), r"shape \(1, 2, 800\)"),
         (np.full(800, np.nan, np.float32), "not finite"),
     ],
@@ -162,7 +198,10 @@ def test_damage_at_the_end_of_a_long_file_affects_only_that_file(
     paths = [write(tmp_path / f"{i}.flac", "WORDS " * 150) for i in range(3)]
     paths[1].write_bytes(paths[1].read_bytes()[:-100])
     first, second, third = (result for _, result in model.transcribe_files(paths))
-    assert isinstance(second, AudioError) and "cut off or damaged" in str(second)
+    assert isinstance(second, Transcript) and second.incomplete and second.text.startswith("WORDS WORDS")
+    assert '"incomplete": "' in json_line(paths[1], second)
+    [(_, refused)] = model.transcribe_files(paths[1:2], TranscribeOptions(strict=True))
+    assert isinstance(refused, AudioError) and "cut off or damaged" in str(refused)
     assert isinstance(first, Transcript) and first == third and first.text == " ".join(["WORDS"] * 150)
 
 
@@ -237,7 +276,7 @@ def test_public_interface(bundle: Path) -> None:
         asr.transcribe(speak(TEXT), model=bundle / "none")
 
 
-HEAVY = {"torch", "torchaudio", "pytorch_lightning", "lightning", "scipy", "matplotlib", "av"}
+HEAVY = {"torch", "torchaudio", "pytorch_lightning", "lightning", "scipy", "matplotlib"}
 
 
 def modules_after(code: str) -> set[str]:
@@ -251,7 +290,7 @@ def test_transcribing_imports_nothing_heavy(bundle: Path, tmp_path: Path) -> Non
     path = write(tmp_path / "a.flac", TEXT, rate=48_000)
     arguments = ["transcribe", str(path), "--model", str(bundle), "--out", str(tmp_path), "--format", "all"]
     loaded = modules_after(f"from asr.cli import main; assert main({arguments!r}) == 0")
-    assert {"numpy", "onnxruntime", "soundfile"} <= loaded
+    assert {"numpy", "onnxruntime", "av"} <= loaded
     loaded |= modules_after(
         f"import asr\nprint(asr.load_model({str(bundle)!r}).transcribe({str(path)!r}).text)"
     )
@@ -263,4 +302,4 @@ def test_imports() -> None:
     assert "jiwer" in loaded and not loaded & HEAVY
     telemetry = "import asr.inference.engine, os; assert os.environ['ORT_DISABLE_TELEMETRY'] == '1'"
     assert "onnxruntime" in modules_after(telemetry)
-    assert not modules_after("import asr") & {"numpy", "onnxruntime", "soundfile", "rich", "typer"}
+    assert not modules_after("import asr") & {"numpy", "onnxruntime", "av", "rich", "typer"}

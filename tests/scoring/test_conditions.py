@@ -428,7 +428,6 @@ def test_wrong_usage(arguments: list[str], complaint: str, capsys: Output) -> No
 @pytest.mark.parametrize(
     ("package", "arguments", "complaint"),
     [
-        ("av", ["--tempo", "0.8"], "PyAV is not installed; --tempo needs pip install 'asr[media]'"),
         ("matplotlib.figure", ["--snr", "10", "--plot", "a.png"], "pip install matplotlib"),
         ("none", ["--noise", "white"], "give --snr"),
         ("none", ["--tempo", "2", "--noise", "babble"], "give --snr"),
