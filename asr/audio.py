@@ -499,9 +499,9 @@ def scaled(data: np.ndarray) -> np.ndarray:
     if data.dtype == np.uint8:
         return (data.astype(np.float32) - 128) / 128
     scale = 1.0 if data.dtype.kind == "f" else 0.5 ** (8 * data.dtype.itemsize - 1)
-    with np.errstate(over="ignore"):  # infinities are reported later
-        samples: np.ndarray = data.astype(np.float32)
-    return samples * np.float32(scale)
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is reported later
+        samples: np.ndarray = data.astype(np.float32) * np.float32(scale)
+    return samples
 
 
 def _fit(samples: np.ndarray, channels: int) -> np.ndarray:

@@ -186,9 +186,9 @@ def _only_metadata_follows(view: View, position: int, chunks: _Chunks) -> bool:
     """Tell whether other chunks or nothing of weight follows the samples."""
     width = struct.calcsize(chunks.header)
     for _ in range(1000):
-        if view.size - position < width:
+        header = view.read_at(position, width) if position >= 0 else b""
+        if len(header) < width:
             return True
-        header = view.read_at(position, width)
         if header[:3] in (b"ID3", b"TAG"):
             return True
         name, length = struct.unpack(chunks.header, header)

@@ -237,9 +237,9 @@ def test_headers_that_promise_too_much_take_no_memory(tmp_path: Path) -> None:
         [sys.executable, "-c", READ_ALL, str(tmp_path)],
         capture_output=True,
         text=True,
-        check=True,
         timeout=120,
     )
+    assert done.returncode == 0, done.stderr[-2000:]
     refused, mebibytes = map(int, done.stdout.splitlines()[-1].split())  # libsndfile prints some of its own
     assert refused > 500
     assert mebibytes < 64

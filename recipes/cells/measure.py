@@ -210,12 +210,13 @@ def features(name: str, samples: np.ndarray, condition: Condition) -> tuple[Tens
 @torch.inference_mode()
 def error_rate(model: AcousticModel, speech: Speech, condition: Condition) -> float:
     """Corpus WER by greedy decoding."""
-    tokenizer, counts = Tokenizer(), wer.Counts()
+    tokenizer = Tokenizer()
+    counts = []
     for utterance, samples in speech:
         log_probs, lengths = model(*features(utterance.id, samples, condition))
         text = greedy(log_probs[0, : int(lengths[0])].numpy(), tokenizer, FrameGrid().frame_seconds).text
-        counts = counts + wer.score(utterance.id, utterance.text, text).words
-    return counts.rate
+        counts.append(wer.score(utterance.id, utterance.text, text).words)
+    return wer.total(counts).rate
 
 
 def gradient_norms(stack: Stack, inputs: Tensor, lags: int) -> Tensor:

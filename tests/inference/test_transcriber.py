@@ -153,7 +153,7 @@ def test_one_group_is_read_ahead(model: Transcriber, tmp_path: Path, monkeypatch
     paths = [write(tmp_path / f"{i}.wav", "LONG ENOUGH") for i in range(20)]
     opened: list[Path] = []
     stream = audio.stream
-    monkeypatch.setattr(audio, "stream", lambda p, channel: opened.append(p) or stream(p, channel))
+    monkeypatch.setattr(audio, "stream", lambda p, *rest: opened.append(p) or stream(p, *rest))
     monkeypatch.setattr(pipeline_module, "GROUP_SECONDS", 3.0)  # three files
     unread = iter(paths)
     next(model.transcribe_files(unread))
