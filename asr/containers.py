@@ -58,7 +58,9 @@ class View:
         return self.read_at(self._at, left if size < 0 else min(size, left))
 
     def read_at(self, offset: int, size: int) -> bytes:
-        """Read at an offset, which moves there."""
+        """Read at an offset, which moves there; nothing where a damaged size points outside the file."""
+        if not 0 <= offset <= self.size:
+            return b""
         try:
             self._file.seek(self.start + offset)
             wanted = max(0, min(size, self.size - offset))
@@ -186,7 +188,7 @@ def _only_metadata_follows(view: View, position: int, chunks: _Chunks) -> bool:
     """Tell whether other chunks or nothing of weight follows the samples."""
     width = struct.calcsize(chunks.header)
     for _ in range(1000):
-        header = view.read_at(position, width) if position >= 0 else b""
+        header = view.read_at(position, width)
         if len(header) < width:
             return True
         if header[:3] in (b"ID3", b"TAG"):
