@@ -250,7 +250,7 @@ _REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 def _check_ogg(view: View, notes: Notes) -> None:
     """Check the pages (RFC 3533): complete, numbered without a gap, with the right checksum."""
-    position, pages, body = 0, dict[bytes, int](), b""
+    position, pages, body, ended = 0, dict[bytes, int](), b"", False
     while (page := view.read_at(position, 27))[:4] == b"OggS" and len(page) == 27:
         table = view.read(page[26])
         body = view.read(sum(table))
@@ -268,8 +268,10 @@ def _check_ogg(view: View, notes: Notes) -> None:
             notes.losses.append(f"damaged at byte {position}")
         elif not page[5] & 2 and number != pages.get(serial, number - 1) + 1:
             notes.losses.append(f"pages missing at byte {position}")
-        pages[serial] = number
+        pages[serial], ended = number, bool(page[5] & 4)
         position += 27 + len(table) + len(body)
     rest = view.read_at(position, 1 << 18)
-    if b"OggS" in rest or (rest and b"OggS".startswith(rest)):
+    # What follows a page without an end mark is a damaged page, unless it is a tag or padding.
+    unread = not ended and rest.strip(b"\0") and rest[:3] not in (b"TAG", b"APE", b"ID3")
+    if b"OggS" in rest or unread or (rest and b"OggS".startswith(rest)):
         notes.losses.append(f"damaged at byte {position}")

@@ -230,6 +230,14 @@ def test_a_muted_microphone_is_silence_and_a_lost_page_is_noted(tmp_path: Path) 
     assert notes.incomplete and "pages missing" in notes.incomplete
 
 
+def test_a_last_page_that_is_no_longer_one_is_noted(tmp_path: Path) -> None:
+    whole = ogg(4, "VORBIS")
+    whole[-1][:4] = b"oggs"
+    _, notes = found(tmp_path / "a.ogg", b"".join(whole))
+    assert notes.incomplete and "damaged" in notes.incomplete
+    assert_reads(tmp_path / "a.ogg", b"".join(ogg(4, "VORBIS")) + b"TAG" + bytes(125), 4, 0.03)
+
+
 # ------------------------------------------------------------------------------ containers, tracks
 
 
