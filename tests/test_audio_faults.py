@@ -231,7 +231,8 @@ def test_a_muted_microphone_is_silence_and_a_lost_page_is_noted(tmp_path: Path) 
 
 
 def test_a_last_page_that_is_no_longer_one_is_noted(tmp_path: Path) -> None:
-    whole = ogg(4, "VORBIS")
+    whole = ogg(20, "VORBIS")
+    assert len(whole) > 4
     whole[-1][:4] = b"oggs"
     _, notes = found(tmp_path / "a.ogg", b"".join(whole))
     assert notes.incomplete and "damaged" in notes.incomplete
