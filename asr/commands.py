@@ -15,10 +15,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from asr.console import announce_compilation, check_output, open_output, print_error, progress
-from asr.errors import AsrError, TextError, UsageError
-from asr.extra import require_train
-from asr.options import option
+from asr.console import announce_compilation, check_output, open_output, option, print_error, progress
+from asr.errors import AsrError, TextError, UsageError, require_train
 
 if TYPE_CHECKING:
     from asr.inference.decoder import LoadOptions

@@ -234,10 +234,7 @@ def test_headers_that_promise_too_much_take_no_memory(tmp_path: Path) -> None:
     for name in KINDS:
         (tmp_path / name).write_bytes(encode(name))
     done = subprocess.run(
-        [sys.executable, "-c", READ_ALL, str(tmp_path)],
-        capture_output=True,
-        text=True,
-        timeout=120,
+        [sys.executable, "-c", READ_ALL, str(tmp_path)], capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr[-2000:]
     refused, mebibytes = map(int, done.stdout.splitlines()[-1].split())  # libsndfile prints some of its own

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from asr import console, manifest
+from asr.console import option
 from asr.errors import AsrError, ManifestError, UsageError
 from asr.inference.pipeline import Source
 from asr.inference.transcriber import TranscribeOptions, Transcriber, file_source
 from asr.manifest import Utterance
-from asr.options import option
 from asr.scoring.bootstrap import Interval, interval
 from asr.scoring.calibration import JudgedWord, Quality, judge, measure
 from asr.scoring.wer import Counts, UtteranceScore, score, total
