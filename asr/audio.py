@@ -24,9 +24,9 @@ import av
 import numpy as np
 import soxr
 
+from asr.console import option
 from asr.containers import UNKNOWN, Notes, View, check_container, check_mp3, skip_tags
 from asr.errors import AudioError
-from asr.options import option
 
 SAMPLE_RATE = 16_000
 

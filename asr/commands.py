@@ -15,10 +15,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from asr.console import announce_compilation, check_output, open_output, print_error, progress
-from asr.errors import AsrError, TextError, UsageError
-from asr.extra import require_train
-from asr.options import option
+from asr.console import announce_compilation, check_output, open_output, option, print_error, progress
+from asr.errors import AsrError, TextError, UsageError, require_train
 
 if TYPE_CHECKING:
     from asr.inference.decoder import LoadOptions
@@ -30,7 +28,7 @@ if TYPE_CHECKING:
     from asr.prepare import Problem
     from asr.scoring.bootstrap import Comparison
     from asr.scoring.conditions import Condition
-    from asr.scoring.evaluate import EvaluateOptions, Report
+    from asr.scoring.evaluate import EvaluateOptions
     from asr.scoring.tune import TuneOptions
 
 BUNDLE = "model bundle, as written by asr train; box is the English model that ships"
@@ -227,8 +225,7 @@ def info(args: Info) -> int:
 @dataclass(frozen=True, kw_only=True)
 class Export:
     bundle: Path = option("model bundle, as written by asr train", positional=True)
-    weights: Literal["int8", "float16"] = option("a quarter or half the size of float32")
-    out: Path | None = option("the new bundle, by default BUNDLE-int8 or so", None, metavar="FOLDER")
+    out: Path | None = option("the new bundle, by default BUNDLE-int8", None, metavar="FOLDER")
     with_torch: bool = option("include the weights to train on with", False)
     manifests: tuple[Path, ...] = option(
         "measure the WER of both bundles on these", (), flag="--manifest", metavar="MANIFEST"
@@ -237,7 +234,7 @@ class Export:
 
 
 def export(args: Export) -> int:
-    """Write a smaller model, with int8 or float16 weights."""
+    """Write a smaller model, with int8 weights."""
     try:
         from asr.model.compress import compress_bundle
     except ModuleNotFoundError as error:
@@ -250,47 +247,38 @@ def export(args: Export) -> int:
 
     from asr.model.bundle import ONNX
 
-    out = args.out or args.bundle.with_name(f"{args.bundle.resolve().name}-{args.weights}")
-    reports: list[Report] = []
-
-    def measure(compressed: Path) -> dict[str, Any]:
-        reports.extend(_measure(args, compressed))
-        name = _names(_manifests(args.manifests))
-        rates = (round(report.words.rate, 6) for report in reports)
-        kinds = (f"{name}, {weights} weights" for weights in ("float32", args.weights))
-        return dict(zip(kinds, rates, strict=True))
-
-    compress_bundle(
-        args.bundle, out, args.weights, measure if args.manifests else None, with_torch=args.with_torch
-    )
+    out = args.out or args.bundle.with_name(f"{args.bundle.resolve().name}-int8")
+    problems: dict[str, None] = {}  # once, if both bundles have it
+    measure = partial(_measure, args, problems) if args.manifests else None
+    compress_bundle(args.bundle, out, measure, with_torch=args.with_torch)
     before, after = ((folder / ONNX).stat().st_size for folder in (args.bundle, out))
     print(f"{out}: model.onnx has {decimal(after)}, {100 * after / before:.0f} % of {decimal(before)}")
     if not args.manifests:
         print("WER was not measured; name a development set with --manifest")
-    problems = dict.fromkeys(f"{p.id}: {p.reason}" for report in reports for p in report.problems)
-    for problem in problems:  # once, if both bundles have it
+    for problem in problems:
         print_error(problem)
     return 1 if problems else 0
 
 
-def _measure(args: Export, compressed: Path) -> "tuple[Report, Report]":
-    """Print the WER of a bundle and of its compressed copy."""
+def _measure(args: Export, problems: dict[str, None], compressed: Path) -> dict[str, float]:
+    """Print and return the WER of a bundle and of its compressed copy."""
     from asr.inference.transcriber import load_model
     from asr.scoring.bootstrap import compare
     from asr.scoring.evaluate import evaluate
 
     manifests = _manifests(args.manifests)
-    before, after = (
-        evaluate(load_model(folder, args.threads), manifests, progress=True)
-        for folder in (args.bundle, compressed)
-    )
-    for weights, report in (("float32", before), (args.weights, after)):
+    name, scores, rates = _names(manifests), [], {}
+    for weights, folder in (("float32", args.bundle), ("int8", compressed)):
+        report = evaluate(load_model(folder, args.threads), manifests, progress=True)
         words = report.words
         if not words.length:
-            raise AsrError(f"{_names(manifests)}: no word to score; name another manifest")
+            raise AsrError(f"{name}: no word to score; name another manifest")
         print(f"WER with {weights} weights: {100 * words.rate:.2f} % ({words.errors} of {words.length})")
-    print("difference: " + _difference(compare(before.scores, after.scores)))
-    return before, after
+        problems |= dict.fromkeys(f"{p.id}: {p.reason}" for p in report.problems)
+        scores.append(report.scores)
+        rates[f"{name}, {weights} weights"] = round(words.rate, 6)
+    print("difference: " + _difference(compare(scores[0], scores[1])))
+    return rates
 
 
 def _names(manifests: list[Path]) -> str:

@@ -1,4 +1,4 @@
-"""Terminal output of the commands: messages, exit codes, the progress bar."""
+"""The terminal: declaration of arguments, messages, exit codes, the progress bar."""
 
 import io
 import os
@@ -6,9 +6,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import MISSING, field
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from asr.errors import AsrError
 
@@ -17,6 +18,11 @@ if TYPE_CHECKING:
 
 Update = Callable[..., None]
 """`update(stage, seconds=0.0, count=0)`: name the stage; add seconds of audio, or items, that are done."""
+
+
+def option(help: str, default: Any = MISSING, **metadata: Any) -> Any:
+    """Declare a field of an option dataclass with its help; asr.cli.add_flags documents other metadata."""
+    return field(default=default, metadata={"help": help, **metadata})
 
 
 def open_output(encoding: str | None = None) -> None:

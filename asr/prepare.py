@@ -18,12 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from asr import audio, manifest
-from asr.console import progress
+from asr.console import option, progress
 from asr.errors import AudioError, PrepareError
 from asr.files import atomic_write
 from asr.frames import FrameGrid, subsample
 from asr.manifest import Utterance
-from asr.options import option
 from asr.text import ENGLISH, Tokenizer, ctc_frames_needed
 
 if TYPE_CHECKING:  # imports torch, which neither --help nor a lexicon needs

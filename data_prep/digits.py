@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-from asr.options import option
+from asr.console import option
 from asr.prepare import PrepareOptions, Problem, explain_write_errors, prepare_part
 from data_prep import folder
 from data_prep.download import unpack

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from asr import manifest
+from asr.console import option
 from asr.errors import PrepareError
 from asr.manifest import Utterance
-from asr.options import option
 from asr.prepare import PrepareOptions, Problem, divide, measure, prepare_part
 from asr.text import ENGLISH, normalize
 

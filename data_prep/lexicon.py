@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from asr import manifest
-from asr.console import check_output, progress
+from asr.console import check_output, option, progress
 from asr.errors import PrepareError
 from asr.files import atomic_write
 from asr.lm import packed
 from asr.lm.ngram import SPECIAL
 from asr.lm.text import read_lines
-from asr.options import option
 from asr.prepare import Problem
 from asr.text import normalize
 
@@ -81,7 +80,7 @@ def prepare(options: Options) -> list[Problem]:
     with progress() as update:
 
         def guess(unknown: Sequence[str]) -> list[Pronunciation]:
-            from asr.extra import require_train
+            from asr.errors import require_train
 
             require_train()
             from data_prep import letter_to_sound

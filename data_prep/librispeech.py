@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
+from asr.console import option
 from asr.errors import PrepareError
 from asr.manifest import Utterance
-from asr.options import option
 from asr.prepare import PrepareOptions, Problem, divide, explain_write_errors, measure, prepare_part
 from data_prep import download
 

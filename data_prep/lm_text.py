@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 
 from asr import manifest
+from asr.console import option
 from asr.errors import UsageError
 from asr.files import atomic_write
 from asr.lm.text import read_lines
 from asr.manifest import Utterance
-from asr.options import option
 from asr.prepare import Problem
 
 LENGTH = 8

@@ -43,7 +43,7 @@ def test_it_is_what_commands_take(capsys: pytest.CaptureFixture[str]) -> None:
     assert str(FOLDER) in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("command", [["tune", "box", "dev"], ["export", "box", "--weights", "int8"]])
+@pytest.mark.parametrize("command", [["tune", "box", "dev"], ["export", "box"]])
 def test_it_stays_as_it_is(
     command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -296,7 +296,7 @@ def test_train_without_its_recipe(tmp_path: Path, capsys: Output) -> None:
 def test_commands_that_need_the_extra(
     command: list[str], capsys: Output, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("asr.extra._packages", lambda: ["no-such-package"])
+    monkeypatch.setattr("asr.errors._packages", lambda: ["no-such-package"])
     monkeypatch.chdir(tmp_path)
     assert main(command) == 1
     one_line(capsys, "no-such-package is not installed", "asr[train]")

@@ -64,7 +64,7 @@ def corpus(folder: Path) -> Path:
 
 def test_export_without_a_manifest(bundle: Path, tmp_path: Path, capsys: Output) -> None:
     small = tmp_path / "small"
-    assert run("export", bundle, "--weights", "int8", "--out", small) == 0
+    assert run("export", bundle, "--out", small) == 0
     size, hint = capsys.readouterr().out.splitlines()
     before, after = ((folder / "model.onnx").stat().st_size / 1000 for folder in (bundle, small))
     assert size.startswith(f"{small}: ") and f"{100 * after / before:.0f} % of {before:.1f} kB" in size
@@ -74,7 +74,7 @@ def test_export_without_a_manifest(bundle: Path, tmp_path: Path, capsys: Output)
 def test_export_measures_both(bundle: Path, tmp_path: Path, capsys: Output) -> None:
     dev, small = corpus(tmp_path / "dev"), tmp_path / "small"
     out = ["--out", small, "--threads", "1"]
-    assert run("export", bundle, "--weights", "int8", *out, "--manifest", dev) == 1
+    assert run("export", bundle, *out, "--manifest", dev) == 1
     printed = capsys.readouterr()
     wers = {}
     for weights, line in zip(("float32", "int8"), printed.out.splitlines(), strict=False):
@@ -90,7 +90,7 @@ def test_export_measures_both(bundle: Path, tmp_path: Path, capsys: Output) -> N
 def test_nothing_to_measure_on(bundle: Path, tmp_path: Path, capsys: Output) -> None:
     dev = corpus(tmp_path / "dev")
     manifest.write(dev / "manifest.jsonl", [Utterance("a", Path("a.flac"), 1.0, "")])
-    export = ["export", bundle, "--weights", "int8", "--out", tmp_path / "small", "--manifest", dev]
+    export = ["export", bundle, "--out", tmp_path / "small", "--manifest", dev]
     fails(capsys, export, "asr: dev: no word to score")
     fails(capsys, [*export, tmp_path / "none.jsonl"], f"asr: {tmp_path / 'none.jsonl'}: ")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "dev"]
@@ -99,7 +99,7 @@ def test_nothing_to_measure_on(bundle: Path, tmp_path: Path, capsys: Output) -> 
 def test_export_fails_before_it_writes(
     bundle: Path, tmp_path: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    export = ["export", bundle, "--weights", "int8", "--out"]
+    export = ["export", bundle, "--out"]
     fails(capsys, [*export, bundle], f"asr: {bundle}: would replace {bundle}")
     monkeypatch.setattr("asr.commands.find_spec", lambda name: None)
     fails(capsys, [*export, tmp_path / "small", "--with-torch"], "safetensors is not installed")
@@ -110,12 +110,12 @@ def test_export_fails_before_it_writes(
 
 
 def test_neither_needs_torch(bundle: Path, tmp_path: Path) -> None:
-    commands = [["export", str(bundle), "--weights", "float16", "--out", str(tmp_path / "small")]]
+    commands = [["export", str(bundle), "--out", str(tmp_path / "small")]]
     commands.append(["info", str(tmp_path / "small")])
     program = f"import sys; sys.modules['torch'] = None; from asr.cli import main; [*map(main, {commands})]"
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert result.stderr == ""
-    assert "  weights        float16\n" in result.stdout
+    assert "  weights        int8\n" in result.stdout
 
 
 @pytest.mark.parametrize("bidirectional", [False, True])

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from asr.console import option
 from asr.decoding import kernel
 from asr.decoding.hotwords import Hotword, build_hotwords
 from asr.decoding.kernel import NO_WORD, KernelOptions, Setup
@@ -17,7 +18,6 @@ from asr.decoding.lexicon import Lexicon, build_trie, spell
 from asr.decoding.types import check_posteriors
 from asr.errors import BundleError, DecodingError
 from asr.lm.ngram import SPECIAL, UNKNOWN, NgramArrays, NgramLM, Vocabulary
-from asr.options import option
 from asr.text import Tokenizer
 
 MIN_COVERAGE = 0.1

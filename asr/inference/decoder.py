@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from asr.console import option
 from asr.decoding.align import align_words
 from asr.decoding.beam import GREEDY_TEMPERATURE, TEMPERATURE, BeamDecoder, DecodingOptions, bundle_options
 from asr.decoding.hotwords import Hotword
@@ -18,7 +19,6 @@ from asr.errors import DecodingError, TextError
 from asr.lm import packed
 from asr.lm.ngram import NgramLM
 from asr.model.bundle import LEXICON, LM, BundleConfig
-from asr.options import option
 
 
 @dataclass(frozen=True)

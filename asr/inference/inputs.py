@@ -6,7 +6,6 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, count
 from pathlib import Path
 
 from asr.errors import AsrError, AudioError
@@ -121,13 +120,11 @@ def _recordings_in(folder: Path) -> tuple[list[Path], list[AudioError]]:
             tops += [path for path in (Path(parent, name) for name in subfolders) if path.is_symlink()]
             files += [Path(parent, name) for name in names if not name.startswith(".")]
     files = sorted(path for path in files if _is_known(path) and (path.is_file() or not path.exists()))
-    errors = [
-        AudioError(f"{e.filename}: cannot read the folder ({str(e.strerror).lower()})") for e in failures
-    ]
-    if not files and not errors:
+    reasons = [f"{e.filename}: cannot read the folder ({str(e.strerror).lower()})" for e in failures]
+    if not files and not reasons:
         known = ".wav, .flac, .mp3, .mp4 or another known suffix"
-        errors = [AudioError(f"{folder}: no recordings in it (no name ends in {known})")]
-    return files, errors
+        reasons = [f"{folder}: no recordings in it (no name ends in {known})"]
+    return files, list(map(AudioError, reasons))
 
 
 def _is_known(path: Path) -> bool:
@@ -144,28 +141,30 @@ def output_paths(
     """Map each recording's path to its output file by format, beside it or at `out / name`.
 
     The format replaces the suffix. Recordings that differ in their suffix only, or whose outputs would
-    replace another output or an input, keep their full names; if these collide too (`A.WAV` and `a.wav`, as
-    file systems may ignore case), they are numbered. The result depends on the arguments only.
+    replace an input, keep their full names. Raises AsrError if these collide too, in any case of letters.
     """
-    beside = {r.path: r.name if r.path == STDIN else r.path for r in recordings}
-    bases = {r.path: out / r.name if out else beside[r.path] for r in recordings}
-    homes = {parent: _absolute(parent) for parent in {base.parent for base in bases.values()}}
-    taken = {str(_absolute(path)).casefold() for path in bases}
-    taken |= {str(folder).casefold() for home in homes.values() for folder in (home, *home.parents)}
-
-    def keys(base: Path, name: str) -> set[str]:
-        return {str(homes[base.parent] / f"{name}.{suffix}").casefold() for suffix in formats}
-
-    wanted = Counter(key for base in bases.values() for key in keys(base, _stem(base.name)))
+    bases = {r.path: out / r.name if out else r.name if r.path == STDIN else r.path for r in recordings}
+    taken = {_key(path): path for path in bases}
+    for home in {_absolute(base.parent) for base in bases.values()}:
+        taken |= {_key(folder): folder for folder in (home, *home.parents)}
+    wanted = Counter(_key(base.parent / f"{_stem(base.name)}.txt") for base in bases.values())
     outputs = {}
     for path, base in bases.items():
-        shared = any(wanted[key] > 1 for key in keys(base, _stem(base.name)))
-        full = (base.name if i == 1 else f"{base.name}.{i}" for i in count(1))
-        names = full if shared else chain([_stem(base.name)], full)
-        name = next(name for name in names if taken.isdisjoint(keys(base, name)))
-        taken |= keys(base, name)
-        outputs[path] = {suffix: base.parent / f"{name}.{suffix}" for suffix in formats}
+        for name in (_stem(base.name), base.name):
+            targets = {suffix: base.parent / f"{name}.{suffix}" for suffix in formats}
+            others = [taken[key] for key in map(_key, targets.values()) if key in taken]
+            if not others and (name == base.name or wanted[_key(base.parent / f"{name}.txt")] == 1):
+                break
+        if others:
+            raise AsrError(f"{path}: its output would replace {others[0]} or its output; rename one")
+        taken |= {_key(target): path for target in targets.values()}
+        outputs[path] = targets
     return outputs
+
+
+def _key(path: Path) -> str:
+    """Absolute path without the case of letters, which file systems may ignore."""
+    return str(_absolute(path)).casefold()
 
 
 def _stem(name: str) -> str:

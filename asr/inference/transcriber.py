@@ -12,6 +12,7 @@ import numpy as np
 
 from asr import audio
 from asr.audio import SAMPLE_RATE, Channel, ReadOptions
+from asr.console import option
 from asr.containers import Notes
 from asr.decoding.hotwords import Hotword
 from asr.decoding.types import Hypothesis
@@ -22,7 +23,6 @@ from asr.inference.engine import Engine, usable_cores
 from asr.inference.pipeline import OnAudio, Pipeline, Source
 from asr.inference.transcript import Transcript, assemble
 from asr.model.bundle import BOX, BundleConfig, read_config, resolve_bundle
-from asr.options import option
 
 Audio = str | Path | bytes | BinaryIO | np.ndarray
 """A path, a file's content, a file opened in binary mode, or samples.

@@ -28,6 +28,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from asr.console import option
 from asr.errors import LanguageModelError
 from asr.jit import compiled
 from asr.lm.ngram import (
@@ -45,7 +46,6 @@ from asr.lm.ngram import (
     score_word,
 )
 from asr.lm.text import encode, read_blocks
-from asr.options import option
 
 MAX_TOKENS = 2**32 - 2
 

@@ -1,6 +1,6 @@
-"""Smaller weights for bundles: float16, or int8 with a float32 scale per output channel. Needs no torch.
+"""int8 weights for bundles, with a float32 scale per output channel. Needs no torch.
 
-ONNX Runtime has no GRU in either type on CPUs, so only the file is small: the graph expands the weights with
+ONNX Runtime has no int8 GRU on CPUs, so only the file is small: the graph expands the weights with
 nodes that ONNX Runtime folds at load time, and then runs at the speed of float32. Dynamic int8 arithmetic is
 faster for batches and slower for a single window (LOG.md), and its rounding depends on the rest of the batch.
 """
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import dropwhile
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import onnx
@@ -19,18 +19,16 @@ from onnx import TensorProto, helper, numpy_helper
 from asr.errors import BundleError
 from asr.model import bundle
 
-WeightType = Literal["float16", "int8"]
 LARGEST = 127  # symmetric int8 range: [-127, 127]
 
 
 def compress_bundle(
     source: Path,
     target: Path,
-    weights: WeightType,
     measure: Callable[[Path], dict[str, Any]] | None = None,
     with_torch: bool = False,
 ) -> bundle.BundleConfig:
-    """Write `source` with smaller weights to `target`; `with_torch` includes model.safetensors.
+    """Write `source` with int8 weights to `target`; `with_torch` includes model.safetensors.
 
     `measure` is called with the new bundle before it takes its name. The WERs it returns are added to
     config.json; the WERs of `source` are labelled float32. Raises BundleError.
@@ -45,44 +43,41 @@ def compress_bundle(
     with bundle.new_bundle(target) as work:
         try:
             graph = onnx.load_from_string(bundle.read_model_file(source, config, bundle.ONNX))
-            (work / bundle.ONNX).write_bytes(compress_graph(graph, weights).SerializeToString())
+            (work / bundle.ONNX).write_bytes(compress_graph(graph).SerializeToString())
             if with_torch:
                 content = bundle.read_model_file(source, config, bundle.WEIGHTS)
-                (work / bundle.WEIGHTS).write_bytes(compress_weights(content, weights))
+                (work / bundle.WEIGHTS).write_bytes(compress_weights(content))
         except ValueError as error:
             raise BundleError(f"{source}: cannot be compressed: {error}") from None
         for name in (bundle.LM, bundle.LEXICON, bundle.CARD):
             if (source / name).exists():
                 shutil.copyfile(source / name, work / name)
         with (work / bundle.CARD).open("a", encoding="utf-8") as card:
-            card.write(f"\nThe weights are {weights} here; WERs above this line are of float32 weights.\n")
+            card.write("\nThe weights are int8 here; WERs above this line are of float32 weights.\n")
         earlier = {f"{name}, float32 weights": rate for name, rate in config.wer.items()}
-        compressed = bundle.write_config(work, replace(config, weights=weights, wer=earlier))
+        compressed = bundle.write_config(work, replace(config, weights="int8", wer=earlier))
         if measure is not None:
             compressed = bundle.write_config(work, replace(compressed, wer={**earlier, **measure(work)}))
     return compressed
 
 
-def compress_weights(content: bytes, weights: WeightType) -> bytes:
-    """Convert a safetensors file; with int8, the matrices are those of the graph, with scales beside them.
-
-    Raises ValueError if a weight cannot be represented.
-    """
+def compress_weights(content: bytes) -> bytes:
+    """Convert a safetensors file; its matrices become those of the graph, with scales beside them."""
     from safetensors.numpy import load, save  # only in the extra `train`
 
     small: dict[str, np.ndarray] = {}
     for name, values in load(content).items():
-        if weights == "int8" and values.ndim == 2:  # [outputs, inputs]
+        if values.ndim == 2:  # [outputs, inputs]
             small[name], small[name + bundle.SCALE] = quantize(values, input_axis=1)
         else:
-            small[name] = values if weights == "int8" else _half(values)
+            small[name] = values
     return bytes(save(small))
 
 
-def compress_graph(model: onnx.ModelProto, weights: WeightType) -> onnx.ModelProto:
+def compress_graph(model: onnx.ModelProto) -> onnx.ModelProto:
     """Convert the weight matrices of a graph; biases, norms, convolutions and the front end stay float32.
 
-    Raises ValueError if there is no weight matrix, or one cannot be represented.
+    Raises ValueError if there is no weight matrix, or one is not finite.
     """
     constants = {constant.name: constant for constant in model.graph.initializer}
     nodes: list[onnx.NodeProto] = []
@@ -91,16 +86,11 @@ def compress_graph(model: onnx.ModelProto, weights: WeightType) -> onnx.ModelPro
         raise ValueError("no weight matrix in its graph; give a bundle that `asr train` wrote")
     for name, input_axis in matrices.items():
         matrix = numpy_helper.to_array(constants.pop(name))
-        small = f"{name}_{weights}"
-        if weights == "int8":
-            values, scale = quantize(matrix, input_axis)
-            constants[f"{name}_scale"] = numpy_helper.from_array(scale, f"{name}_scale")
-            nodes.append(helper.make_node("Cast", [small], [f"{name}_cast"], to=TensorProto.FLOAT))
-            nodes.append(helper.make_node("Mul", [f"{name}_cast", f"{name}_scale"], [name]))
-        else:
-            values = _half(matrix)
-            nodes.append(helper.make_node("Cast", [small], [name], to=TensorProto.FLOAT))
-        constants[small] = numpy_helper.from_array(values, small)
+        values, scale = quantize(matrix, input_axis)
+        for suffix, array in (("int8", values), ("scale", scale)):
+            constants[f"{name}_{suffix}"] = numpy_helper.from_array(array, f"{name}_{suffix}")
+        nodes.append(helper.make_node("Cast", [f"{name}_int8"], [f"{name}_cast"], to=TensorProto.FLOAT))
+        nodes.append(helper.make_node("Mul", [f"{name}_cast", f"{name}_scale"], [name]))
     old = model.graph
     graph = helper.make_graph([*nodes, *old.node], old.name, old.input, old.output, list(constants.values()))
     compressed = helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
@@ -118,14 +108,6 @@ def quantize(matrix: np.ndarray, input_axis: int) -> tuple[np.ndarray, np.ndarra
     scale = np.abs(matrix).max(axis=input_axis, keepdims=True) / np.float32(LARGEST)
     scale[scale == 0] = 1  # a channel of zeros
     return np.rint(matrix / scale).clip(-LARGEST, LARGEST).astype(np.int8), scale
-
-
-def _half(matrix: np.ndarray) -> np.ndarray:
-    with np.errstate(over="ignore"):
-        half: np.ndarray = matrix.astype(np.float16)
-    if not np.isfinite(half).all():
-        raise ValueError("a weight is beyond the range of float16; use int8")
-    return half
 
 
 def _matrices(graph: onnx.GraphProto, constants: dict[str, onnx.TensorProto]) -> Iterator[tuple[str, int]]:

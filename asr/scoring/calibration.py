@@ -6,7 +6,7 @@ decoded words, without decoding again.
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import jiwer
@@ -17,12 +17,10 @@ from asr.errors import AsrError
 
 BINS = 15
 FOLDS = 10
-_CLIP = 1e-7
-"""Confidences are clipped to [_CLIP, 1 - _CLIP]: a certain but wrong word costs 16 nats, not infinity."""
+_CLIP = 1e-7  # bounds confidences: a certain but wrong word costs 16 nats, not infinity
 
 
-@dataclass(frozen=True)
-class JudgedWord:
+class JudgedWord(NamedTuple):
     """Confidence and correctness of a recognised word; `group` is the speaker."""
 
     confidence: float
@@ -56,11 +54,10 @@ class CrossFit(NamedTuple):
 
 def judge(reference: str, words: Sequence[Word], group: str = "") -> list[JudgedWord]:
     """Align recognised words with the reference: hits are correct, substitutions and insertions wrong."""
-    correct = np.zeros(len(words), dtype=bool)
     output = jiwer.process_words(" ".join(reference.split()), " ".join(word.text for word in words))
-    for chunk in output.alignments[0]:
-        correct[chunk.hyp_start_idx : chunk.hyp_end_idx] = chunk.type == "equal"
-    return [JudgedWord(w.confidence, bool(c), group) for w, c in zip(words, correct, strict=True)]
+    equal = (chunk for chunk in output.alignments[0] if chunk.type == "equal")
+    correct = {i for chunk in equal for i in range(chunk.hyp_start_idx, chunk.hyp_end_idx)}
+    return [JudgedWord(word.confidence, i in correct, group) for i, word in enumerate(words)]
 
 
 def measure(words: Sequence[JudgedWord], bins: int = BINS) -> Quality:
@@ -86,9 +83,8 @@ def fit_temperature(words: Sequence[JudgedWord]) -> float:
     """
     confidence, correct = _arrays(words)
     if correct.all() or not correct.any():
-        found = (
-            f"all {len(words)} words are {'correct' if correct.all() else 'wrong'}" if words else "no words"
-        )
+        kind = "correct" if correct.all() else "wrong"
+        found = f"all {len(words)} words are {kind}" if words else "no words"
         raise AsrError(f"confidence cannot be calibrated: {found}; take other utterances")
     surprisal = -np.log(np.clip(confidence, _CLIP, 1 - _CLIP))
     of_correct, of_wrong = surprisal[correct].sum(), surprisal[~correct]
@@ -102,7 +98,7 @@ def fit_temperature(words: Sequence[JudgedWord]) -> float:
 
 def at_temperature(words: Iterable[JudgedWord], temperature: float) -> list[JudgedWord]:
     """Convert confidences from temperature 1 to `temperature`."""
-    return [replace(word, confidence=word.confidence ** (1 / temperature)) for word in words]
+    return [word._replace(confidence=word.confidence ** (1 / temperature)) for word in words]
 
 
 def cross_fit(words: Sequence[JudgedWord], folds: int = FOLDS) -> CrossFit:
@@ -113,12 +109,12 @@ def cross_fit(words: Sequence[JudgedWord], folds: int = FOLDS) -> CrossFit:
     groups = sorted({word.group for word in words})
     if len(groups) < 2:
         raise AsrError("calibration: needs at least two speakers, one to fit on and one to report on")
-    fold_of = {group: i % min(folds, len(groups)) for i, group in enumerate(groups)}
     temperatures: list[float] = []
     held_out: list[JudgedWord] = []
-    for fold in range(min(folds, len(groups))):
-        temperatures.append(fit_temperature([word for word in words if fold_of[word.group] != fold]))
-        held_out += at_temperature([w for w in words if fold_of[w.group] == fold], temperatures[-1])
+    for first in range(min(folds, len(groups))):
+        fold = set(groups[first::folds])
+        temperatures.append(fit_temperature([word for word in words if word.group not in fold]))
+        held_out += at_temperature([word for word in words if word.group in fold], temperatures[-1])
     return CrossFit(fit_temperature(words), tuple(temperatures), measure(held_out))
 
 

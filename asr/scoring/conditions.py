@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -30,10 +30,7 @@ Noise = Callable[[Utterance, int, np.random.Generator], np.ndarray]
 """(utterance, samples, generator) -> `float32[samples]` of noise at any level. Raises AudioError."""
 
 TALKERS = 6  # utterances in babble noise
-
-SILENT = 1e-12
-"""Mean power below this is silence: -120 dB of full scale (16-bit rounding has -101 dB)."""
-
+SILENT = 1e-12  # mean power below this is silence: -120 dB of full scale (16-bit rounding has -101 dB)
 _LEAD, _TAIL = SAMPLE_RATE // 50, SAMPLE_RATE // 5  # silence that atempo may drop at the start and the end
 
 
@@ -57,9 +54,7 @@ CLEAN = Condition()
 
 def conditions(snrs: Sequence[float] = (), tempos: Sequence[float] = ()) -> list[Condition]:
     """Clean speech, each SNR, and each tempo without noise, without duplicates."""
-    return list(
-        dict.fromkeys([CLEAN, *(Condition(snr) for snr in snrs), *(Condition(tempo=t) for t in tempos)])
-    )
+    return list(dict.fromkeys([CLEAN, *map(Condition, snrs), *(Condition(tempo=t) for t in tempos)]))
 
 
 @dataclass(frozen=True)
@@ -72,10 +67,7 @@ class Robustness:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the single utterances."""
-        rows = [
-            {"condition": c.name, "snr": c.snr, "tempo": c.tempo, **report.to_dict()}
-            for c, report in self.reports.items()
-        ]
+        rows = [{"condition": c.name, **asdict(c), **r.to_dict()} for c, r in self.reports.items()]
         return {"noise": self.noise, "seed": self.seed, "conditions": rows}
 
     def to_json(self) -> str:
@@ -100,9 +92,8 @@ def evaluate_conditions(
     reports = {}
     for condition in conditions(options.snr, options.tempo):
         source_of = partial(apply_condition, condition=condition, noise=noise, seed=options.seed)
-        reports[condition] = evaluate_utterances(
-            model, utterances, source_of, progress, condition.name, transcribing
-        )
+        found = evaluate_utterances(model, utterances, source_of, progress, condition.name, transcribing)
+        reports[condition] = found
     return Robustness(reports, options.noise or "white", options.seed)
 
 
@@ -198,10 +189,7 @@ def babble(utterances: Sequence[Utterance]) -> Noise:
 
 
 def recorded(folder: Path) -> Noise:
-    """Random excerpt of a random recording in a folder, looped if the recording is too short.
-
-    Raises AsrError if the folder has no recordings or one of them cannot be opened.
-    """
+    """Random excerpt of a random recording in a folder, looped if too short. Raises AsrError."""
     recordings, errors = find_recordings([str(folder.absolute())])
     if errors:
         raise errors[0]

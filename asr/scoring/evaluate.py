@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from asr import console, manifest
+from asr.console import option
 from asr.errors import AsrError, ManifestError, UsageError
 from asr.inference.pipeline import Source
 from asr.inference.transcriber import TranscribeOptions, Transcriber, file_source
 from asr.manifest import Utterance
-from asr.options import option
 from asr.scoring.bootstrap import Interval, interval
 from asr.scoring.calibration import JudgedWord, Quality, judge, measure
 from asr.scoring.wer import Counts, UtteranceScore, score, total
@@ -84,10 +84,10 @@ class Report:
         for s in self.scores:
             if s.speaker is not None:
                 groups.setdefault(s.speaker, []).append(s)
-        rows = [
+        rows = (
             SpeakerScore(name, len(g), total(s.words for s in g), total(s.characters for s in g))
             for name, g in sorted(groups.items())
-        ]
+        )
         return sorted(rows, key=lambda row: -row.words.rate if row.words.length else math.inf)
 
     def worst(self, count: int) -> list[UtteranceScore]:
@@ -181,9 +181,7 @@ def read_all(manifests: Sequence[Path]) -> list[Utterance]:
     utterances: dict[str, Utterance] = {}
     for path in manifests:
         for utterance in manifest.read(path):
-            if utterance.id in utterances:
-                raise ManifestError(
-                    f"{path}: id {utterance.id!r} is also in another manifest; evaluate one by one"
-                )
+            if (name := utterance.id) in utterances:
+                raise ManifestError(f"{path}: id {name!r} is also in another manifest; evaluate one by one")
             utterances[utterance.id] = utterance
     return list(utterances.values())

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path
 from textwrap import indent
 from typing import TYPE_CHECKING
@@ -21,8 +22,7 @@ from asr.scoring.wer import Counts, align
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-FEW_SPEAKERS = 10
-"""With fewer speakers the interval itself is uncertain; the report notes that."""
+FEW_SPEAKERS = 10  # with fewer, the interval itself is uncertain
 
 _COUNTS = ("errors", "sub", "del", "ins")
 
@@ -30,18 +30,14 @@ _COUNTS = ("errors", "sub", "del", "ins")
 def print_report(report: Report, console: Console | None = None, worst: int = 5, speakers: int = 40) -> None:
     """Print rates, the `speakers` with the highest WER, and the alignments of the `worst` utterances."""
     console = console or Console()
+    kinds = ("WER", report.words, report.word_interval), ("CER", report.characters, report.character_interval)
     rows = [
-        (name, _percent(counts.rate), _span(span, " - "), *_columns(counts))
-        for name, counts, span in (
-            ("WER", report.words, report.word_interval),
-            ("CER", report.characters, report.character_interval),
-        )
+        (name, _percent(counts.rate), _span(span, " - "), *_columns(counts)) for name, counts, span in kinds
     ]
     _print_table(console, ("", "rate", "95 % interval", *_COUNTS, "reference"), rows)
-    total = len(report.scores) + len(report.problems)
     hours, seconds = report.audio_seconds / 3600, report.processing_seconds
     factor = _number(report.real_time_factor, 4)
-    _print(console, f"{len(report.scores)} of {total} utterances scored")
+    _print(console, _scored(report))
     _print(console, f"{hours:.2f} h of audio in {seconds:.1f} s: real-time factor {factor}")
     _print_interval(console, report)
     if report.confidence.words:
@@ -71,17 +67,14 @@ def print_robustness(result: Robustness, console: Console | None = None) -> None
     console = console or Console()
     rows = []
     for condition, report in result.reports.items():
-        words, characters = report.words, report.characters
-        word_rate = _rate(words.rate), _span(report.word_interval)
-        character_rate = _rate(characters.rate), _span(report.character_interval)
-        rows.append((condition.name, *word_rate, *character_rate, *_columns(words)[1:4]))
+        words, spans = report.words, (report.word_interval, report.character_interval)
+        wer, cer = (_rate(counts.rate) for counts in (words, report.characters))
+        rows.append((condition.name, wer, _span(spans[0]), cer, _span(spans[1]), *_columns(words)[1:4]))
     _print_table(console, ("", "WER, %", "95 %", "CER, %", "95 %", "sub", "del", "ins"), rows)
     clean = result.reports[CLEAN]
-    total = len(clean.scores) + len(clean.problems)
     noisy = any(condition.snr is not None for condition in result.reports)
     noise = f"; noise: {result.noise}, seed {result.seed}" if noisy else ""
-    scored = f"{len(clean.scores)} of {total} utterances scored when clean"
-    _print(console, f"{scored}, {clean.words.length} words{noise}")
+    _print(console, f"{_scored(clean)} when clean, {clean.words.length} words{noise}")
     _print_interval(console, clean)
     for condition, report in result.reports.items():
         for p in report.problems:
@@ -94,6 +87,10 @@ def quality_line(quality: Quality) -> str:
         f"confidence: mean {_percent(quality.confidence)}, words correct {_percent(quality.accuracy)}, "
         f"ECE {_number(quality.calibration_error, 3)}, NCE {_number(quality.cross_entropy, 3)}"
     )
+
+
+def _scored(report: Report) -> str:
+    return f"{len(report.scores)} of {len(report.scores) + len(report.problems)} utterances scored"
 
 
 def _print_interval(console: Console, report: Report) -> None:
@@ -124,15 +121,15 @@ def _columns(counts: Counts) -> tuple[str, ...]:
 
 
 def _percent(rate: float) -> str:
-    return _rate(rate) + ("" if math.isnan(rate) else " %")
+    return _number(100 * rate, 2, " %")
 
 
 def _rate(rate: float) -> str:
     return _number(100 * rate, 2)
 
 
-def _number(value: float, digits: int) -> str:
-    return "n/a" if math.isnan(value) else f"{value:.{digits}f}"
+def _number(value: float, digits: int, unit: str = "") -> str:
+    return "n/a" if math.isnan(value) else f"{value:.{digits}f}{unit}"
 
 
 def _span(span: Interval | None, dash: str = "-") -> str:
@@ -167,20 +164,16 @@ def plot(systems: Mapping[str, Robustness], png: Path) -> None:
 
 def _draw(axes: "Axes", colour: str, name: str, result: Robustness, by_tempo: bool) -> None:
     """Curve over tempo, or over SNR with the rate on clean speech as a dotted line."""
-    reports = {
-        c.tempo if c.snr is None else c.snr: r
-        for c, r in result.reports.items()
-        if (c.snr is None) == by_tempo
-    }
-    places = sorted(reports)
-    rates = [100 * reports[place].words.rate for place in places]
-    spans = [reports[place].word_interval for place in places]
-    below = [
-        max(0.0, rate - 100 * span.low) if span else 0.0 for rate, span in zip(rates, spans, strict=True)
-    ]
-    above = [
-        max(0.0, 100 * span.high - rate) if span else 0.0 for rate, span in zip(rates, spans, strict=True)
-    ]
+    chosen = [(c, r) for c, r in result.reports.items() if (c.snr is None) == by_tempo]
+    places, rates, below, above = [], [], [], []
+    for place, report in sorted(
+        ((c.tempo if c.snr is None else c.snr, r) for c, r in chosen), key=itemgetter(0)
+    ):
+        rate, span = report.words.rate, report.word_interval
+        places.append(place)
+        rates.append(100 * rate)
+        below.append(100 * max(0.0, rate - span.low) if span else 0.0)
+        above.append(100 * max(0.0, span.high - rate) if span else 0.0)
     axes.errorbar(places, rates, [below, above], color=colour, marker="o", capsize=3, label=name)
     axes.set_xticks(places)
     if not by_tempo:

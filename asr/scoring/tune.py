@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from rapidfuzz.distance import Levenshtein
 
+from asr.console import option
 from asr.decoding.beam import GREEDY_TEMPERATURE, TEMPERATURE, BeamDecoder, DecodingOptions
 from asr.errors import AsrError
 from asr.files import atomic_write
@@ -19,7 +20,6 @@ from asr.inference.engine import usable_cores
 from asr.inference.transcriber import load_model
 from asr.manifest import Utterance
 from asr.model.bundle import LEXICON, LM, write_config
-from asr.options import option
 from asr.scoring.calibration import CrossFit, JudgedWord, cross_fit, judge
 from asr.scoring.evaluate import read_all
 

@@ -111,7 +111,7 @@ if [ ! -e "$tuned" ]; then
     mv "$tuned.part" "$tuned"
 fi
 stage export "$out/box/config.json" \
-    asr export "$tuned" --weights int8 --with-torch --out "$out/box" --manifest "${dev[0]}"
+    asr export "$tuned" --with-torch --out "$out/box" --manifest "${dev[0]}"
 
 evaluate() { exec asr evaluate "$out/box" "${@:2}" --json > "$1"; }
 for folder in "${dev[@]}"; do

@@ -4,28 +4,28 @@ from importlib.metadata import PackageNotFoundError, requires
 
 import pytest
 
-from asr import extra
+from asr import errors
 from asr.errors import AsrError
 
 
 def message() -> str:
     with pytest.raises(AsrError) as error:
-        extra.require_train()
+        errors.require_train()
     return str(error.value)
 
 
 @pytest.fixture
 def versions(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """Installed packages, to be changed by a test; importing torchaudio succeeds."""
-    installed = dict.fromkeys(extra._packages(), "1.0") | {"torch": "2.11.0+cpu", "torchaudio": "2.11.1"}
+    installed = dict.fromkeys(errors._packages(), "1.0") | {"torch": "2.11.0+cpu", "torchaudio": "2.11.1"}
 
     def version(name: str) -> str:
         if name not in installed:
             raise PackageNotFoundError(name)
         return installed[name]
 
-    monkeypatch.setattr(extra, "version", version)
-    monkeypatch.setattr(extra, "import_module", lambda name: None)
+    monkeypatch.setattr(errors, "version", version)
+    monkeypatch.setattr(errors, "import_module", lambda name: None)
     return installed
 
 
@@ -33,7 +33,7 @@ def versions(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     "name", ["torch", "torchaudio", "pytorch-lightning", "jsonargparse", "joblib", "onnx"]
 )
 def test_a_missing_package(versions: dict[str, str], name: str) -> None:
-    extra.require_train()
+    errors.require_train()
     del versions[name]
     assert message().startswith(f"{name} is not installed") and "asr[train]" in message()
 
@@ -59,14 +59,14 @@ def test_a_broken_pair(
         assert name == "torchaudio"
         raise error
 
-    monkeypatch.setattr(extra, "import_module", fail)
+    monkeypatch.setattr(errors, "import_module", fail)
     assert message().startswith(f"torchaudio 2.11.1 cannot use torch 2.11.0+cpu {reason}; pip install")
 
 
 def test_the_advice_is_what_the_package_requires() -> None:
-    assert not {"numpy", "pytest", "ruff"} & set(extra._packages())  # of no extra, or another
+    assert not {"numpy", "pytest", "ruff"} & set(errors._packages())  # of no extra, or another
     stated = {r.partition(";")[0] for r in requires("asr") or [] if "train" in r}
     for name in ("torch", "torchaudio"):
         [requirement] = [r for r in stated if r.startswith((f"{name}<", f"{name}>"))]
         lower, upper = sorted(requirement.removeprefix(name).strip().split(","), reverse=True)
-        assert f"'{name}{lower},{upper}'" in extra._INSTALL
+        assert f"'{name}{lower},{upper}'" in errors._INSTALL
