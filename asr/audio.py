@@ -64,7 +64,7 @@ _PCM = ("wav", "w64", "aiff", "au", "caf", "nistsphere")
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """What to read of a recording, and how strictly."""
+    """Part, track and strictness with which a recording is read."""
 
     start: float = option("start at this second", 0.0, least=0)
     end: float | None = option("stop at this second", None, least=0)

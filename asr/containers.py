@@ -14,14 +14,14 @@ UNKNOWN = "Format not recognised"
 
 @dataclass
 class Notes:
-    """What was noticed while reading a recording: losses, and other reasons for doubt."""
+    """Losses and other reasons for doubt noticed while a recording was read."""
 
     losses: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
     @property
     def incomplete(self) -> str | None:
-        """What is missing; None if nothing is."""
+        """Summary of the missing parts; None if nothing is missing."""
         return "; ".join(self.losses[:3]) or None
 
     def warn(self, text: str) -> None:

@@ -64,7 +64,7 @@ class Keep(pl.Callback):
         self.norms.append(float(torch.nn.utils.get_total_norm([p.grad for p in parameters])))
 
     def still(self) -> list[bool]:
-        """Whether each step but the first changed nothing."""
+        """Tell if each step but the first changed nothing."""
         return [torch.equal(a, b) for a, b in pairwise(self.weights)]
 
 
