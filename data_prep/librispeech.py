@@ -113,7 +113,7 @@ def _find(corpus: Path, subsets: Sequence[str]) -> list[Path]:
     layout = "<subset>/<speaker>/<chapter>/*.trans.txt"
     if not root.is_dir():
         raise PrepareError(f"{corpus}: no such folder; expected a LibriSpeech tree, {layout}")
-    found = [path.name for path in sorted(root.iterdir()) if any(path.glob("*/*/*.trans.txt"))]
+    found = [path.name for path in sorted(root.iterdir()) if any(_visible(path, "trans.txt"))]
     if not found:
         raise PrepareError(f"{root}: no LibriSpeech subset; expected {layout}")
     for name in subsets:
@@ -128,8 +128,8 @@ def scan(folder: Path) -> tuple[list[Utterance], list[Problem]]:
     Problems: malformed transcript lines, transcripts without audio, audio without transcript, recordings
     with unreadable headers.
     """
-    recordings = {path.stem: path for path in sorted(folder.glob("*/*/*.flac"))}
-    lines = chain.from_iterable(map(_read_transcript, sorted(folder.glob("*/*/*.trans.txt"))))
+    recordings = {path.stem: path for path in _visible(folder, "flac")}
+    lines = chain.from_iterable(map(_read_transcript, _visible(folder, "trans.txt")))
     transcribed, problems = divide(
         Problem(item.id, f"transcript without audio: no {item.audio_filepath}")
         if isinstance(item, Utterance) and item.id not in recordings
@@ -144,10 +144,16 @@ def scan(folder: Path) -> tuple[list[Utterance], list[Problem]]:
     return utterances, problems + faults
 
 
+def _visible(folder: Path, suffix: str) -> list[Path]:
+    """Files of a subset, sorted, without hidden ones such as the `._*` that macOS leaves beside each file."""
+    found = sorted(folder.glob(f"*/*/*.{suffix}"))
+    return [path for path in found if not any(part.startswith(".") for part in path.parts[-4:])]
+
+
 def _read_transcript(path: Path) -> Iterator[Utterance | Problem]:
     chapter = path.name.removesuffix(".trans.txt")
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         yield Problem(str(path), f"cannot read the transcript ({error})")
         return

@@ -88,8 +88,8 @@ def read_lexicon(path: Path, tokenizer: Tokenizer) -> Lexicon:
     """
     entries: dict[tuple[str, tuple[int, ...]], None] = {}  # without duplicates, in order
     ids = {unit: index for index, unit in enumerate(tokenizer.units, start=1) if unit != " "}
-    for number, line in enumerate(read_lines(path), start=1):
-        if not line.strip():
+    for number, line in enumerate(map(str.rstrip, read_lines(path)), start=1):  # also CR LF line ends
+        if not line:
             continue
         word, _, spelling = line.partition("\t" if "\t" in line else " ")
         if word.split() != [word]:

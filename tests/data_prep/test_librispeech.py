@@ -46,6 +46,22 @@ def test_scan(corpus: Path) -> None:
     assert all(u.audio_filepath.stem == u.id and u.audio_filepath.exists() for u in utterances)
 
 
+def test_what_other_systems_add_to_a_tree_is_ignored(corpus: Path) -> None:
+    root = corpus / "LibriSpeech"
+    for path in [path for path in root.rglob("*") if path.is_file()]:
+        path.with_name(f"._{path.name}").write_bytes(b"\0\5\x16\7\0")
+        if path.name.endswith(".trans.txt"):
+            path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+    for name in (".Trashes/84/121", "__MACOSX/84/121", "dev-clean/.hidden/9"):
+        (root / name).mkdir(parents=True)
+    for name in (".Trashes/84/121/84-121", "__MACOSX/84/121/._84-121", "dev-clean/.hidden/9/9-9"):
+        (root / f"{name}.trans.txt").write_bytes(b"\xff")
+    assert [folder.name for folder in librispeech._find(corpus, [])] == ["dev-clean", "my-own"]
+    utterances, problems = scan(root / "dev-clean")
+    assert problems == []
+    assert {u.id: u.text for u in utterances} == TEXTS
+
+
 @pytest.mark.parametrize("below", ["", "LibriSpeech"])
 def test_prepare_all_subsets(corpus: Path, tmp_path: Path, below: str) -> None:
     out = tmp_path / "out"

@@ -46,8 +46,9 @@ def test_a_lexicon_of_phones(tmp_path: Path) -> None:
         assert [PHONES.decode(lexicon.spelling(i)) for i in range(3)] == ["AH B AH T", "AH B T", "B AH T"]
 
 
-def test_a_word_list_is_spelt_by_characters(tmp_path: Path) -> None:
-    (tmp_path / "words").write_text("ONE\nTWO\tT W O O\n", encoding="utf-8")
+@pytest.mark.parametrize("end", ["\n", "\r\n", " \n", "\t\r\n"])
+def test_a_word_list_is_spelt_by_characters(tmp_path: Path, end: str) -> None:
+    (tmp_path / "words").write_bytes(f"ONE{end}{end}TWO\tT W O O{end}".encode("utf-8-sig"))
     lexicon = read_lexicon(tmp_path / "words", Tokenizer())
     assert [Tokenizer().decode(lexicon.spelling(i)) for i in range(2)] == ["ONE", "TWOO"]
 
