@@ -30,9 +30,10 @@ def normalize(text: str, characters: str = ENGLISH) -> str:
     """Normalise free text to the alphabet `characters` without guessing.
 
     Case is folded if the alphabet has only one case; by the rules of Turkish if it has a dotless i or a
-    dotted I. Canonically equivalent spellings of a letter become the alphabet's. Accents are stripped if the alphabet
-    lacks both the accented letter and the accent. Punctuation and invisible characters are dropped; dashes and
-    white space become one space. Other characters, such as digits, are kept for `Tokenizer.unknown` to report.
+    dotted I. Canonically equivalent spellings of a letter become the alphabet's. Accents are stripped if
+    the alphabet lacks both the accented letter and the accent. Punctuation and invisible characters are
+    dropped; dashes and white space become one space. Other characters, such as digits, are kept for
+    `Tokenizer.unknown` to report.
     """
     alphabet = _alphabet(characters)
     segments: list[str] = []  # characters with their combining marks
