@@ -287,7 +287,7 @@ def _read_finished(out: Path, fingerprint: str) -> list[Problem] | None:
             rows = (line.split("\t") for line in lines)
             return [Problem(name, reason, *map(float, speed)) for name, reason, *speed in rows]
     except (FileNotFoundError, ValueError, KeyError, TypeError):
-        pass
+        return None  # unfinished or damaged: prepare again
     return None
 
 

@@ -1,6 +1,7 @@
 import io
 import json
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from asr.inference.transcriber import Transcriber, load_model
 from asr.manifest import Utterance
 from asr.scoring.evaluate import Report, evaluate, summarize
 from asr.scoring.report import print_report
-from asr.scoring.wer import Counts, score, write_details
+from asr.scoring.wer import Counts, UtteranceScore, score, write_details
 from tests.standin import speak, write_bundle
 
 SPOKEN = {  # id: (speaker, reference, text that the stand-in recognises)
@@ -145,11 +146,17 @@ def test_rendering() -> None:
     assert not any(line.startswith("u2,") for line in lines)
 
 
+@cache
+def long_score() -> UtteranceScore:
+    """Return a score with counts of five digits."""
+    return score("u", "A B C " * 30_000, "A B D " * 30_000, "s")
+
+
 @pytest.mark.parametrize(
     "name", ["sp", "corpus/part/" * 9 + "84", "録音された話者の名前一二三四五六", "[b]/bold"]
 )
 def test_tables_fit_80_columns_with_whole_names(name: str) -> None:
-    scores = [score(f"u{i}", "A B C " * 30_000, "A B D " * 30_000, s) for i, s in enumerate((name, "bob"))]
+    scores = [replace(long_score(), id=f"u{i}", speaker=s) for i, s in enumerate((name, "bob"))]
     report = summarize(scores, [], audio_seconds=1e6, processing_seconds=1e5)
     lines = rendered(report, 80, worst=0).splitlines()
     assert all(cell_len(line) <= 80 for line in lines)
