@@ -356,22 +356,22 @@ class Evaluate:
     manifests: tuple[Path, ...] = option(MANIFESTS, positional=True)
     json: bool = option("print one JSON object", False)
     details: Path | None = option(
-        "write one JSON object per utterance to this file, and for each noise or tempo beside it", None
+        "write one JSON object per utterance to this file, and for each condition beside it", None
     )
-    plot: Path | None = option("plot the word error rates against noise and tempo", None, metavar="FILE.png")
+    plot: Path | None = option("plot the word error rates against conditions", None, metavar="FILE.png")
     threads: int | None = option(THREADS, None, least=1)
 
 
 def evaluate(
     args: Evaluate, asked: "EvaluateOptions", options: "TranscribeOptions", load: "LoadOptions"
 ) -> int:
-    """Measure word error rates, also under noise or at another tempo."""
+    """Measure word error rates, also under noise or at another tempo or level."""
     from asr.model.bundle import resolve_bundle
     from asr.scoring import conditions, report, wer
     from asr.scoring.evaluate import read_all
 
-    if args.plot and not (asked.snr or asked.tempo):
-        raise UsageError("--plot draws word error rates against conditions; give --snr or --tempo")
+    if args.plot and not asked.altered:
+        raise UsageError("--plot draws word error rates against conditions; give one, such as --snr")
     utterances = read_all(_manifests(args.manifests))
     noise = conditions.noise_for(asked, utterances)  # reports what is missing before the work, not after it
     if args.plot:
@@ -379,7 +379,7 @@ def evaluate(
         check_output(args.plot)
     model = _load(args.model, args.threads, load, options.hotwords)
     result = conditions.evaluate_conditions(model, utterances, asked, noise, True, options)
-    plain = None if asked.snr or asked.tempo else result.reports[conditions.CLEAN]
+    plain = None if asked.altered else result.reports[conditions.CLEAN]
     try:
         if args.details:
             for condition, found in result.reports.items():
@@ -398,9 +398,8 @@ def evaluate(
 
 def _details(path: Path, condition: "Condition") -> Path:
     """Name the file of a condition: d.jsonl, d.snr-20.jsonl, d.tempo-0.8.jsonl."""
-    kind = f".tempo-{condition.tempo:g}" if condition.tempo != 1 else ""
-    kind = f".snr-{condition.snr:g}" if condition.snr is not None else kind
-    return path.with_name(path.stem + kind + path.suffix)
+    changed = condition.changed
+    return path.with_name(f"{path.stem}.{changed[0]}-{changed[1]:g}{path.suffix}") if changed else path
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,13 +1,15 @@
-"""WER in noise and at other speaking rates, against PocketSphinx.
+"""WER in noise, at other speaking rates and levels, and between silence, against PocketSphinx.
 
     python -m benchmarks.robustness [--model box] [--manifest FILE]
                                     [--snr 20 10 5 0] [--noise white]
-                                    [--tempo 0.8 1.25] [--plot FILE.png]
+                                    [--tempo 0.8 1.25] [--level -60 -25 65]
+                                    [--silence 15] [--plot FILE.png]
 
 The conditions are those of `asr evaluate`; both systems get the same samples.
 PocketSphinx 5 (pip install 'pocketsphinx>=5,<6') uses its own US English model
 and starts afresh in each condition, as it adapts. It takes 16-bit samples:
-where noise exceeds full scale, it gets the mixture at a lower level.
+what exceeds full scale is attenuated for it. A level of 65 dBFS is that of
+-25 dBFS in floats in the range of int16.
 Babble is made of the other utterances of the manifest.
 """
 
@@ -47,6 +49,8 @@ def main() -> None:
     parser.add_argument("--snr", type=float, nargs="*", default=[20.0, 10.0, 5.0, 0.0], help="in dB")
     parser.add_argument("--noise", help="white (default), babble, or a folder of recordings")
     parser.add_argument("--tempo", type=float, nargs="*", default=[0.8, 1.25])
+    parser.add_argument("--level", type=float, nargs="*", default=[-60.0, -25.0, 65.0], help="RMS in dBFS")
+    parser.add_argument("--silence", type=float, nargs="*", default=[15.0], help="seconds on both sides")
     parser.add_argument("--seed", type=int, default=0, help="of the noise")
     parser.add_argument("--plot", type=Path, metavar="FILE.png")
     arguments = parser.parse_args()
@@ -56,17 +60,19 @@ def main() -> None:
     utterances = spread(everything, arguments.utterances)
     try:
         options = EvaluateOptions(
-            tuple(arguments.snr), arguments.noise, tuple(arguments.tempo), arguments.seed
+            tuple(arguments.snr),
+            arguments.noise,
+            tuple(arguments.tempo),
+            tuple(arguments.level),
+            tuple(arguments.silence),
+            arguments.seed,
         )
         noise = noise_for(options, everything)
         if arguments.plot:
             check_plot()
         model = load_model(bundle, arguments.threads, LoadOptions(greedy=arguments.greedy))
         ours = evaluate_conditions(model, utterances, options, noise)
-        peer = {
-            c: evaluate_peer(utterances, c, noise, options.seed)
-            for c in conditions(options.snr, options.tempo)
-        }
+        peer = {c: evaluate_peer(utterances, c, noise, options.seed) for c in conditions(options)}
     except AsrError as error:
         raise SystemExit(str(error)) from None
     systems = {"asr": ours, "pocketsphinx": Robustness(peer, ours.noise, ours.seed)}

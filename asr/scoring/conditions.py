@@ -1,4 +1,4 @@
-"""Evaluation under noise and at other speaking rates.
+"""Evaluation under noise, at other speaking rates, at other levels and between stretches of silence.
 
 The altered audio of an utterance depends only on the seed, its id and the noise material: not on the order
 of utterances, on other conditions, batches or threads. At every SNR an utterance gets the same noise, scaled.
@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -36,25 +36,46 @@ _LEAD, _TAIL = SAMPLE_RATE // 50, SAMPLE_RATE // 5  # silence that atempo may dr
 
 @dataclass(frozen=True)
 class Condition:
-    """Noise at an SNR in dB, or none, and a tempo relative to the original."""
+    """One alteration of the recordings; all fields at their defaults are clean speech.
+
+    Attributes:
+        snr: Noise at this SNR in dB.
+        tempo: Speaking rate relative to the original.
+        level: RMS level in dB of full scale, in 16-bit samples, or in floats where those would clip.
+        silence: Seconds of digital silence before and after.
+    """
 
     snr: float | None = None
     tempo: float = 1.0
+    level: float | None = None
+    silence: float = 0.0
+
+    @property
+    def changed(self) -> tuple[str, float] | None:
+        """Name and value of the field that is not at its default, None for clean speech."""
+        return next(((f.name, v) for f in fields(self) if (v := getattr(self, f.name)) != f.default), None)
 
     @property
     def name(self) -> str:
-        """Label in tables: clean, SNR 20 dB, tempo 0.8."""
-        if self.snr is not None:
-            return f"SNR {self.snr:g} dB"
-        return "clean" if self.tempo == 1 else f"tempo {self.tempo:g}"
+        """Label in tables: clean, SNR 20 dB, tempo 0.8, level -60 dBFS, silence 15 s."""
+        kind, value = self.changed or ("clean", 0.0)
+        return LABELS[kind].format(value)
 
 
+LABELS = {
+    "clean": "clean",
+    "snr": "SNR {:g} dB",
+    "tempo": "tempo {:g}",
+    "level": "level {:g} dBFS",
+    "silence": "silence {:g} s",
+}
 CLEAN = Condition()
 
 
-def conditions(snrs: Sequence[float] = (), tempos: Sequence[float] = ()) -> list[Condition]:
-    """Clean speech, each SNR, and each tempo without noise, without duplicates."""
-    return list(dict.fromkeys([CLEAN, *map(Condition, snrs), *(Condition(tempo=t) for t in tempos)]))
+def conditions(options: EvaluateOptions) -> list[Condition]:
+    """Clean speech, then each alteration by itself, without duplicates."""
+    altered = (Condition(**{kind: v}) for kind in list(LABELS)[1:] for v in getattr(options, kind))
+    return list(dict.fromkeys([CLEAN, *altered]))
 
 
 @dataclass(frozen=True)
@@ -90,7 +111,7 @@ def evaluate_conditions(
 ) -> Robustness:
     """Evaluate a model under each condition of `options`, with `noise` from `noise_for`."""
     reports = {}
-    for condition in conditions(options.snr, options.tempo):
+    for condition in conditions(options):
         source_of = partial(apply_condition, condition=condition, noise=noise, seed=options.seed)
         found = evaluate_utterances(model, utterances, source_of, progress, condition.name, transcribing)
         reports[condition] = found
@@ -116,7 +137,9 @@ def apply_condition(
             digest = hashlib.sha256(utterance.id.encode("utf-8", "surrogatepass")).digest()
             random = np.random.default_rng([seed, int.from_bytes(digest[:16], "big")])
             samples = mix(samples, noise(utterance, len(samples), random), condition.snr, recording.name)
-        yield samples[:, None]
+        if condition.level is not None:
+            samples = set_level(samples, condition.level, recording.name)
+        yield np.pad(samples, round(condition.silence * SAMPLE_RATE))[:, None]
 
     return recording if condition == CLEAN else Source(altered(), recording.name)
 
@@ -150,6 +173,20 @@ def mix(speech: np.ndarray, noise: np.ndarray, snr: float, name: str = "audio") 
     gain = np.float32(np.sqrt(powers[0] / powers[1]) * 10 ** (-snr / 20))
     mixed: np.ndarray = speech + gain * (noise - noise.mean(dtype=np.float64).astype(np.float32))
     return mixed
+
+
+def set_level(samples: np.ndarray, level: float, name: str = "audio") -> np.ndarray:
+    """Scale `float32[samples]` to an RMS level in dB of full scale, in 16 bits unless that would clip.
+
+    Raises AudioError if they are silent.
+    """
+    if (found := power(samples)) < SILENT:
+        raise AudioError(f"{name}: the recording is silent, so its level cannot be set")
+    scaled = samples * np.float32(10 ** (level / 20) / np.sqrt(found))
+    if np.abs(scaled).max() >= 1:
+        return scaled
+    rounded: np.ndarray = np.round(scaled * 32_768) / np.float32(32_768)
+    return rounded
 
 
 def white(utterance: Utterance, samples: int, random: np.random.Generator) -> np.ndarray:

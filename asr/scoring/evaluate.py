@@ -26,11 +26,22 @@ class EvaluateOptions:
     snr: tuple[float, ...] = option("add noise at this SNR in dB", (), metavar="DB", least=-100, most=100)
     noise: str | None = option("white (default), babble, or a folder", None)
     tempo: tuple[float, ...] = option("change the speaking rate, 0.5 to 2", (), least=0.5, most=2)
+    level: tuple[float, ...] = option(
+        "set the RMS level in dB of full scale", (), metavar="DBFS", least=-120, most=120
+    )
+    silence: tuple[float, ...] = option(
+        "add seconds of silence before and after", (), metavar="SECONDS", least=0, most=3600
+    )
     seed: int = option("seed of the noise", 0, least=0)
 
     def __post_init__(self) -> None:
         if self.noise is not None and not self.snr:
             raise UsageError("--noise names the kind of noise; give --snr for its level")
+
+    @property
+    def altered(self) -> bool:
+        """Whether there is any condition besides clean speech."""
+        return bool(self.snr or self.tempo or self.level or self.silence)
 
 
 @dataclass(frozen=True)

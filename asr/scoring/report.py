@@ -145,30 +145,30 @@ def check_plot() -> None:
 
 
 def plot(systems: Mapping[str, Robustness], png: Path) -> None:
-    """Plot the WER of systems, by name, against SNR and tempo, with intervals."""
+    """Plot the WER of systems, by name, against each kind of condition, with intervals."""
     from matplotlib.figure import Figure
 
     first = next(iter(systems.values()))
-    noisy, paced = any(c.snr is not None for c in first.reports), any(c.tempo != 1 for c in first.reports)
-    panels = [f"SNR, dB ({first.noise} noise)"] * noisy + ["tempo"] * (paced or not noisy)
-    figure = Figure(figsize=(5.5 * len(panels), 4), layout="constrained")
-    for axes, label in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+    axis = {"snr": f"SNR, dB ({first.noise} noise)", "level": "RMS level, dBFS", "silence": "silence, s"}
+    kinds = list(dict.fromkeys(c.changed[0] for c in first.reports if c.changed)) or ["tempo"]
+    figure = Figure(figsize=(5.5 * len(kinds), 4), layout="constrained")
+    for axes, kind in zip(figure.subplots(1, len(kinds), squeeze=False)[0], kinds, strict=True):
         for number, (name, result) in enumerate(systems.items()):
-            _draw(axes, f"C{number}", name, result, label == "tempo")
-        axes.set(xlabel=label, ylabel="word error rate, %", ylim=(0, None))
+            _draw(axes, f"C{number}", name, result, kind)
+        axes.set(xlabel=axis.get(kind, kind), ylabel="word error rate, %", ylim=(0, None))
         axes.grid(alpha=0.3)
         axes.legend()
     with atomic_write(png, "wb") as file:
         figure.savefig(file, dpi=120, format="png")
 
 
-def _draw(axes: "Axes", colour: str, name: str, result: Robustness, by_tempo: bool) -> None:
-    """Curve over tempo, or over SNR with the rate on clean speech as a dotted line."""
-    chosen = [(c, r) for c, r in result.reports.items() if (c.snr is None) == by_tempo]
+def _draw(axes: "Axes", colour: str, name: str, result: Robustness, kind: str) -> None:
+    """Curve over one kind of condition, with clean speech on it (tempo 1, silence 0) or as a dotted line."""
+    on_curve = kind in ("tempo", "silence")
+    chosen = [(c, r) for c, r in result.reports.items() if (c.changed or ("", 0))[0] == kind]
+    chosen += [(CLEAN, result.reports[CLEAN])] * on_curve
     places, rates, below, above = [], [], [], []
-    for place, report in sorted(
-        ((c.tempo if c.snr is None else c.snr, r) for c, r in chosen), key=itemgetter(0)
-    ):
+    for place, report in sorted(((getattr(c, kind), r) for c, r in chosen), key=itemgetter(0)):
         rate, span = report.words.rate, report.word_interval
         places.append(place)
         rates.append(100 * rate)
@@ -176,6 +176,6 @@ def _draw(axes: "Axes", colour: str, name: str, result: Robustness, by_tempo: bo
         above.append(100 * max(0.0, span.high - rate) if span else 0.0)
     axes.errorbar(places, rates, [below, above], color=colour, marker="o", capsize=3, label=name)
     axes.set_xticks(places)
-    if not by_tempo:
+    if not on_curve:
         clean = 100 * result.reports[CLEAN].words.rate
         axes.axhline(clean, color=colour, linestyle=":", label=f"{name}, clean")

@@ -35,6 +35,7 @@ from asr.scoring.conditions import (
     mix,
     power,
     recorded,
+    set_level,
     white,
 )
 from asr.scoring.evaluate import EvaluateOptions
@@ -242,11 +243,25 @@ def samples(source: Source) -> np.ndarray:
 
 
 def test_list_of_conditions() -> None:
-    assert conditions() == [CLEAN]
+    assert conditions(EvaluateOptions()) == [CLEAN]
     noisy, paced = [Condition(20), Condition(-5)], [Condition(tempo=0.8), Condition(tempo=1.25)]
-    assert conditions([20, -5, 20], [0.8, 1.0, 1.25]) == [CLEAN, *noisy, *paced]
-    names = [c.name for c in conditions([20, -2.5], [0.8])]
-    assert names == ["clean", "SNR 20 dB", "SNR -2.5 dB", "tempo 0.8"]
+    level, silent = Condition(level=-60), Condition(silence=15)
+    asked = EvaluateOptions(snr=(20, -5, 20), tempo=(0.8, 1.0, 1.25), level=(-60,), silence=(0, 15))
+    found = conditions(asked)
+    assert found == [CLEAN, *noisy, *paced, level, silent]
+    names = ["SNR 20 dB", "SNR -5 dB", "tempo 0.8", "tempo 1.25", "level -60 dBFS", "silence 15 s"]
+    assert [c.name for c in found] == ["clean", *names]
+
+
+def test_level_is_set_in_16_bits_unless_that_clips() -> None:
+    speech = tone(440, level=0.2)
+    for level in (-60.0, -25.0, 65.0):
+        found = set_level(speech, level)
+        assert 10 * math.log10(power(found)) == pytest.approx(level, abs=0.05)
+        steps = found * 32_768
+        assert (np.abs(steps - np.round(steps)).max() < 1e-3) == (level < 0)
+    with pytest.raises(AudioError, match="silent"):
+        set_level(np.zeros(100, np.float32), -20)
 
 
 def test_one_utterance_under_conditions(utterances: list[Utterance], tmp_path: Path) -> None:
@@ -259,6 +274,8 @@ def test_one_utterance_under_conditions(utterances: list[Utterance], tmp_path: P
     loud, quiet = (samples(apply_condition(utterances[0], Condition(snr), white)) - clean for snr in (0, 20))
     np.testing.assert_allclose(loud, 10 * quiet, atol=1e-5)
     assert power(loud) == pytest.approx(power(clean), rel=1e-4)
+    padded = samples(apply_condition(utterances[0], Condition(silence=0.25)))
+    np.testing.assert_array_equal(padded, np.pad(recording, 4000))
     none = replace(utterances[0], audio_filepath=tmp_path / "none.wav")
     for condition in (CLEAN, Condition(5), Condition(tempo=2)):
         with pytest.raises(AudioError, match=r"none.wav: cannot read the recording"):
@@ -431,7 +448,7 @@ def test_wrong_usage(arguments: list[str], complaint: str, capsys: Output) -> No
         ("matplotlib.figure", ["--snr", "10", "--plot", "a.png"], "pip install matplotlib"),
         ("none", ["--noise", "white"], "give --snr"),
         ("none", ["--tempo", "2", "--noise", "babble"], "give --snr"),
-        ("none", ["--plot", "a.png"], "give --snr or --tempo"),
+        ("none", ["--plot", "a.png"], "give one, such as --snr"),
         (
             "none",
             ["--snr", "10", "--noise", "/none"],
