@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.standin import write_bundle
+from asr import manifest
+from asr.manifest import Utterance
+from tests.standin import record, speak, write_bundle
 
 os.environ.setdefault(
     "OMP_WAIT_POLICY", "PASSIVE"
@@ -45,3 +47,15 @@ def shared_data() -> Path:
 def standin_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model bundle that reads what `standin.speak` writes."""
     return write_bundle(tmp_path_factory.mktemp("standin") / "bundle")
+
+
+@pytest.fixture
+def spoken_corpus(tmp_path: Path) -> Path:
+    """Three utterances by two speakers; the stand-in makes one word error in nine."""
+    spoken = {"u1": ("ONE TWO THREE", "s1"), "u2": ("FOUR FIVE SIX", "s1"), "u3": ("SEVEN EIGHT NINE", "s2")}
+    rows = []
+    for name, (text, speaker) in spoken.items():
+        path = record(tmp_path / f"{name}.wav", text.replace("FIVE", "FINE"))
+        rows.append(Utterance(name, path, len(speak(text)) / 16_000, text, speaker))
+    manifest.write(tmp_path / "manifest.jsonl", rows)
+    return tmp_path

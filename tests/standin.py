@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import soundfile
 from onnx import TensorProto, helper, numpy_helper
 
 from asr.model.bundle import ONNX, WEIGHTS, BundleConfig, write_config
@@ -71,6 +72,14 @@ def graph(vocabulary: int = len(ENGLISH) + 1, reach: int = 0) -> onnx.ModelProto
     initializers = [numpy_helper.from_array(value, name) for name, value in weights.items()]
     body = helper.make_graph(nodes, "standin", inputs, outputs, initializers)
     return helper.make_model(body, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
+
+
+def record(path: Path, text: str) -> Path:
+    """Write a recording that the stand-in transcribes as `text`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:  # soundfile itself takes no names that are not UTF-8
+        soundfile.write(file, speak(text), 16_000, format="WAV", subtype="PCM_16")
+    return path
 
 
 def write_bundle(folder: Path, characters: str = ENGLISH, reach: int = 0) -> Path:

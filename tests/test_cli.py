@@ -11,25 +11,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
-import soundfile
 
-from asr import cli, manifest
+from asr import cli
 from asr.cli import main
 from asr.console import announce_compilation, exit_code
 from asr.errors import AsrError, TrainingStoppedError, UsageError
 from asr.jit import compiled
-from asr.manifest import Utterance
-from tests.standin import speak
+from tests.standin import record
 
 Output = pytest.CaptureFixture[str]
-
-
-def record(path: Path, text: str) -> Path:
-    """Write a recording that the stand-in transcribes as `text`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as file:  # soundfile itself takes no names that are not UTF-8
-        soundfile.write(file, speak(text), 16_000, format="WAV", subtype="PCM_16")
-    return path
 
 
 def run(*arguments: str | Path, **settings: object) -> "subprocess.Popen[bytes]":
@@ -193,20 +183,8 @@ def test_names_that_the_terminal_cannot_show(
 # --------------------------------------------------------------------------------------------- evaluate
 
 
-@pytest.fixture
-def corpus(tmp_path: Path) -> Path:
-    """Three utterances by two speakers; the stand-in makes one word error in nine."""
-    spoken = {"u1": ("ONE TWO THREE", "s1"), "u2": ("FOUR FIVE SIX", "s1"), "u3": ("SEVEN EIGHT NINE", "s2")}
-    rows = []
-    for name, (text, speaker) in spoken.items():
-        path = record(tmp_path / f"{name}.wav", text.replace("FIVE", "FINE"))
-        rows.append(Utterance(name, path, len(speak(text)) / 16_000, text, speaker))
-    manifest.write(tmp_path / "manifest.jsonl", rows)
-    return tmp_path
-
-
-def test_evaluate_to_json(standin_bundle: Path, corpus: Path, capsys: Output) -> None:
-    assert main(["evaluate", str(standin_bundle), str(corpus / "manifest.jsonl"), "--json"]) == 0
+def test_evaluate_to_json(standin_bundle: Path, spoken_corpus: Path, capsys: Output) -> None:
+    assert main(["evaluate", str(standin_bundle), str(spoken_corpus / "manifest.jsonl"), "--json"]) == 0
     out, err = capsys.readouterr()
     assert err == ""
     report = json.loads(out)
@@ -221,9 +199,9 @@ def test_evaluate_to_json(standin_bundle: Path, corpus: Path, capsys: Output) ->
     assert report["real_time_factor"] > 0
 
 
-def test_evaluate_with_details(standin_bundle: Path, corpus: Path, capsys: Output) -> None:
-    details = corpus / "new" / "details.jsonl"
-    assert main(["evaluate", str(standin_bundle), str(corpus), "--details", str(details)]) == 0
+def test_evaluate_with_details(standin_bundle: Path, spoken_corpus: Path, capsys: Output) -> None:
+    details = spoken_corpus / "new" / "details.jsonl"
+    assert main(["evaluate", str(standin_bundle), str(spoken_corpus), "--details", str(details)]) == 0
     rows = [json.loads(line) for line in details.read_text(encoding="utf-8").splitlines()]
     assert [row["id"] for row in rows] == ["u1", "u2", "u3"]
     assert (rows[1]["reference"], rows[1]["hypothesis"]) == ("FOUR FIVE SIX", "FOUR FINE SIX")
@@ -233,22 +211,24 @@ def test_evaluate_with_details(standin_bundle: Path, corpus: Path, capsys: Outpu
 
 
 def test_the_report_is_not_lost_where_details_cannot_be_written(
-    standin_bundle: Path, corpus: Path, capsys: Output
+    standin_bundle: Path, spoken_corpus: Path, capsys: Output
 ) -> None:
-    details = corpus / ("long" * 100)
-    assert main(["evaluate", str(standin_bundle), str(corpus), "--details", str(details), "--json"]) == 1
+    details = spoken_corpus / ("long" * 100)
+    assert (
+        main(["evaluate", str(standin_bundle), str(spoken_corpus), "--details", str(details), "--json"]) == 1
+    )
     out, err = capsys.readouterr()
     assert json.loads(out)["wer"]["errors"] == 1
     assert err.startswith(f"asr: {details}: ") and err.count("\n") == 1
 
 
-def test_evaluate_goes_on_after_a_bad_file(standin_bundle: Path, corpus: Path, capsys: Output) -> None:
-    (corpus / "u1.wav").unlink()
-    assert main(["evaluate", str(standin_bundle), str(corpus), "--json"]) == 1
+def test_evaluate_goes_on_after_a_bad_file(standin_bundle: Path, spoken_corpus: Path, capsys: Output) -> None:
+    (spoken_corpus / "u1.wav").unlink()
+    assert main(["evaluate", str(standin_bundle), str(spoken_corpus), "--json"]) == 1
     report = json.loads(capsys.readouterr().out)
     assert (report["utterances"], report["wer"]["errors"], report["wer"]["length"]) == (2, 1, 6)
     [problem] = report["problems"]
-    assert problem["id"] == "u1" and problem["reason"].startswith(f"{corpus}/u1.wav: ")
+    assert problem["id"] == "u1" and problem["reason"].startswith(f"{spoken_corpus}/u1.wav: ")
 
 
 @pytest.mark.parametrize(
@@ -268,17 +248,17 @@ def test_evaluate_on_a_bad_manifest(
     one_line(capsys, f"asr: {tmp_path / name}:", complaint)
 
 
-def test_compare(standin_bundle: Path, corpus: Path, capsys: Output) -> None:
-    before, after = corpus / "before.jsonl", corpus / "after.jsonl"
-    assert main(["evaluate", str(standin_bundle), str(corpus), "--details", str(before)]) == 0
-    record(corpus / "u2.wav", "FOUR FIVE SIX")
-    assert main(["evaluate", str(standin_bundle), str(corpus), "--details", str(after)]) == 0
+def test_compare(standin_bundle: Path, spoken_corpus: Path, capsys: Output) -> None:
+    before, after = spoken_corpus / "before.jsonl", spoken_corpus / "after.jsonl"
+    assert main(["evaluate", str(standin_bundle), str(spoken_corpus), "--details", str(before)]) == 0
+    record(spoken_corpus / "u2.wav", "FOUR FIVE SIX")
+    assert main(["evaluate", str(standin_bundle), str(spoken_corpus), "--details", str(after)]) == 0
     capsys.readouterr()
     assert main(["compare", str(before), str(after)]) == 0
     out, err = capsys.readouterr()
     assert "-11.11 points" in out and err == ""
-    assert main(["compare", str(before), str(corpus / "none.jsonl")]) == 1
-    one_line(capsys, f"asr: {corpus}/none.jsonl: ")
+    assert main(["compare", str(before), str(spoken_corpus / "none.jsonl")]) == 1
+    one_line(capsys, f"asr: {spoken_corpus}/none.jsonl: ")
 
 
 # ------------------------------------------------------------------------------------- train and prepare

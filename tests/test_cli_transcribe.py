@@ -21,8 +21,7 @@ import soundfile
 from asr import commands, files
 from asr.cli import main
 from asr.inference import writers
-from tests.standin import speak
-from tests.test_cli import record
+from tests.standin import record, speak
 
 Output = pytest.CaptureFixture[str]
 TRANSCRIBE: list[str | Path] = [sys.executable, "-m", "asr.cli", "transcribe"]

@@ -9,17 +9,14 @@ from asr.decoding.types import Hypothesis, check_posteriors
 from asr.text import BLANK, Tokenizer
 
 
-def greedy(
-    log_probs: np.ndarray, tokenizer: Tokenizer, frame_seconds: float, temperature: float = 1.0
-) -> Hypothesis:
+def greedy(log_probs: np.ndarray, tokenizer: Tokenizer, frame_seconds: float) -> Hypothesis:
     """Decode log-probabilities `float[T, V]` along the most probable path.
 
     Times and confidences are those of `time_words`. Raises DecodingError as `check_posteriors`.
     """
     check_posteriors(log_probs, tokenizer)
     aligned = best_words(log_probs, tokenizer)
-    words = time_words(log_probs, aligned, frame_seconds, temperature=temperature)
-    return Hypothesis(words, aligned.alignment.score)
+    return Hypothesis(time_words(log_probs, aligned, frame_seconds), aligned.alignment.score)
 
 
 def best_words(log_probs: np.ndarray, tokenizer: Tokenizer) -> AlignedTokens:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from rich.console import Console
 
-from asr import audio, manifest
+from asr import audio
 from asr.cli import main
 from asr.errors import AsrError, AudioError
 from asr.inference.pipeline import Source
@@ -41,8 +41,8 @@ from asr.scoring.conditions import (
 from asr.scoring.evaluate import EvaluateOptions
 from asr.scoring.report import plot, print_robustness
 from tests import corpora
-from tests.standin import speak
-from tests.test_cli import record, usage
+from tests.standin import record
+from tests.test_cli import usage
 
 Output = pytest.CaptureFixture[str]
 FLOATS = st.floats(-1, 1, width=32)
@@ -301,20 +301,8 @@ def test_noise_depends_on_seed_and_id_alone(utterances: list[Utterance], tmp_pat
         assert np.abs(other - first[0]).max() > 1e-3
 
 
-@pytest.fixture
-def corpus(tmp_path: Path) -> Path:
-    """Three utterances by two speakers; the stand-in makes one word error in nine."""
-    spoken = {"u1": ("ONE TWO THREE", "s1"), "u2": ("FOUR FIVE SIX", "s1"), "u3": ("SEVEN EIGHT NINE", "s2")}
-    rows = []
-    for name, (text, speaker) in spoken.items():
-        path = record(tmp_path / f"{name}.wav", text.replace("FIVE", "FINE"))
-        rows.append(Utterance(name, path, len(speak(text)) / 16_000, text, speaker))
-    manifest.write(tmp_path / "manifest.jsonl", rows)
-    return tmp_path
-
-
-def test_json(standin_bundle: Path, corpus: Path, capsys: Output) -> None:
-    arguments = ["evaluate", str(standin_bundle), str(corpus), "--json", "--threads", "1"]
+def test_json(standin_bundle: Path, spoken_corpus: Path, capsys: Output) -> None:
+    arguments = ["evaluate", str(standin_bundle), str(spoken_corpus), "--json", "--threads", "1"]
     assert main([*arguments, "--snr", "60", "-40", "--tempo", "0.8", "1.0", "--seed", "3"]) == 0
     out, err = capsys.readouterr()
     assert err == ""
@@ -336,10 +324,10 @@ def test_json(standin_bundle: Path, corpus: Path, capsys: Output) -> None:
     assert all(found["clean"][key] == alone[key] for key in ("wer", "cer", "speakers", "confidence"))
 
 
-def test_table_and_plot(standin_bundle: Path, corpus: Path, capsys: Output) -> None:
-    png = corpus / "new" / "curves.png"
+def test_table_and_plot(standin_bundle: Path, spoken_corpus: Path, capsys: Output) -> None:
+    png = spoken_corpus / "new" / "curves.png"
     arguments = ["--snr", "60", "20", "--noise", "babble", "--tempo", "0.8", "1.25", "--plot", str(png)]
-    assert main(["evaluate", str(standin_bundle), str(corpus), *arguments]) == 0
+    assert main(["evaluate", str(standin_bundle), str(spoken_corpus), *arguments]) == 0
     out, err = capsys.readouterr()
     assert err == ""
     lines = out.splitlines()
@@ -353,24 +341,24 @@ def test_table_and_plot(standin_bundle: Path, corpus: Path, capsys: Output) -> N
     assert png.read_bytes().startswith(PNG)
 
 
-def test_details_of_each_condition(standin_bundle: Path, corpus: Path, capsys: Output) -> None:
-    corpora.record(corpus / "street" / "a.flac", 3.0)
-    arguments = ["--snr", "60", "-40", "--tempo", "0.8", "--details", str(corpus / "d.jsonl")]
-    arguments += ["--noise", str(corpus / "street"), "--json"]
-    assert main(["evaluate", str(standin_bundle), str(corpus), *arguments]) == 0
-    assert json.loads(capsys.readouterr().out)["noise"] == str(corpus / "street")
+def test_details_of_each_condition(standin_bundle: Path, spoken_corpus: Path, capsys: Output) -> None:
+    corpora.record(spoken_corpus / "street" / "a.flac", 3.0)
+    arguments = ["--snr", "60", "-40", "--tempo", "0.8", "--details", str(spoken_corpus / "d.jsonl")]
+    arguments += ["--noise", str(spoken_corpus / "street"), "--json"]
+    assert main(["evaluate", str(standin_bundle), str(spoken_corpus), *arguments]) == 0
+    assert json.loads(capsys.readouterr().out)["noise"] == str(spoken_corpus / "street")
     names = ["d.jsonl", "d.snr--40.jsonl", "d.snr-60.jsonl", "d.tempo-0.8.jsonl"]
-    assert sorted(path.name for path in corpus.glob("d.*")) == names
-    assert main(["compare", str(corpus / names[0]), str(corpus / names[2])]) == 0
+    assert sorted(path.name for path in spoken_corpus.glob("d.*")) == names
+    assert main(["compare", str(spoken_corpus / names[0]), str(spoken_corpus / names[2])]) == 0
     assert capsys.readouterr().out.startswith("WER of B minus WER of A: +0.00 points")
 
 
 def test_a_bad_recording_is_named_and_the_others_are_done(
-    standin_bundle: Path, corpus: Path, capsys: Output
+    standin_bundle: Path, spoken_corpus: Path, capsys: Output
 ) -> None:
-    (corpus / "u1.wav").unlink()
-    soundfile.write(corpus / "u2.wav", np.zeros(16_000), 16_000)
-    arguments = ["evaluate", str(standin_bundle), str(corpus), "--snr", "60", "--noise", "babble"]
+    (spoken_corpus / "u1.wav").unlink()
+    soundfile.write(spoken_corpus / "u2.wav", np.zeros(16_000), 16_000)
+    arguments = ["evaluate", str(standin_bundle), str(spoken_corpus), "--snr", "60", "--noise", "babble"]
     assert main(arguments) == 1
     out, err = capsys.readouterr()
     assert err == ""
@@ -382,7 +370,7 @@ def test_a_bad_recording_is_named_and_the_others_are_done(
         ("SNR 60 dB", "u3", "the noise for it is silent"),  # as are all that could talk over it
     ]
     for line, (condition, name, reason) in zip(problems, expected, strict=True):
-        assert f": {condition}: {name}: {corpus}/{name}.wav: {reason}" in line
+        assert f": {condition}: {name}: {spoken_corpus}/{name}.wav: {reason}" in line
     assert main([*arguments, "--json"]) == 1
     clean, noisy = json.loads(capsys.readouterr().out)["conditions"]
     assert (clean["utterances"], noisy["utterances"], noisy["wer"]["rate"]) == (2, 0, None)
@@ -458,7 +446,7 @@ def test_wrong_usage(arguments: list[str], complaint: str, capsys: Output) -> No
     ],
 )
 def test_contradictions_and_missing_packages_are_reported_before_the_work(
-    corpus: Path,
+    spoken_corpus: Path,
     package: str,
     arguments: list[str],
     complaint: str,
@@ -466,7 +454,7 @@ def test_contradictions_and_missing_packages_are_reported_before_the_work(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    assert main(["evaluate", "none", str(corpus), *arguments]) == (
+    assert main(["evaluate", "none", str(spoken_corpus), *arguments]) == (
         2 if "give" in complaint or "neither" in complaint else 1
     )
     out, err = capsys.readouterr()
