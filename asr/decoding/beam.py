@@ -154,10 +154,10 @@ class BeamDecoder:
 
     def search(self, options: DecodingOptions = DecodingOptions()) -> "BeamSearch":
         """Start a search that takes posteriors in pieces. Raises DecodingError for bad hotwords or priors."""
-        return BeamSearch(self, options)
-
-    def setup(self, options: DecodingOptions) -> Setup:
-        """Models and options for the kernel."""
+        if options.prior_weight and len(options.priors) != self.tokenizer.size:
+            raise DecodingError(
+                f"{len(options.priors)} priors do not fit {self.tokenizer.size} tokens; run asr tune first"
+            )
         lm_weight = options.lm_weight * math.log(10) if self._lm else 0.0
         penalty = options.unknown_penalty if self._lm else 0.0
         kernel_options = KernelOptions(
@@ -173,7 +173,10 @@ class BeamDecoder:
             homophones=self._homophones,
             recombine=options.n_best == 1,
         )
-        return Setup(self._trie, self._word_ids, self._arrays, self._graph(options.hotwords), kernel_options)
+        graph = self._graph(options.hotwords)
+        setup = Setup(self._trie, self._word_ids, self._arrays, graph, kernel_options)
+        log_priors = options.prior_weight * np.array(options.priors, dtype=np.float32)
+        return BeamSearch(self, setup, log_priors, options.n_best)
 
     def words(self, tokens: np.ndarray, entries: np.ndarray) -> tuple[DecodedWord, ...]:
         """Split tokens `int32[n]` into words where `entries` end them; an unfinished word is left out."""
@@ -211,14 +214,8 @@ class BeamDecoder:
 class BeamSearch:
     """One search of a decoder. `advance` it through all posteriors, then `finish`."""
 
-    def __init__(self, decoder: BeamDecoder, options: DecodingOptions) -> None:
-        self._decoder, self._n_best = decoder, options.n_best
-        self._setup = decoder.setup(options)
-        self._log_priors = options.prior_weight * np.array(options.priors, dtype=np.float32)
-        if options.prior_weight and len(options.priors) != decoder.tokenizer.size:
-            raise DecodingError(
-                f"{len(options.priors)} priors do not fit {decoder.tokenizer.size} tokens; run asr tune first"
-            )
+    def __init__(self, decoder: BeamDecoder, setup: Setup, log_priors: np.ndarray, n_best: int) -> None:
+        self._decoder, self._setup, self._log_priors, self._n_best = decoder, setup, log_priors, n_best
         self._state = kernel.start(decoder.begin_state)
         self._base = 0  # prefix of the committed words
 
