@@ -37,17 +37,26 @@ class Search(Protocol):
 
 
 class Stream:
-    """Decoding of one recording: `feed` all posteriors, then `finish`."""
+    """Decoding of one recording: `feed` all posteriors, then `finish`.
+
+    `words` are those committed so far; `pace` replaces LOOK_BACK and SETTLE.
+    """
 
     def __init__(
-        self, search: Search, tokenizer: Tokenizer, frame_seconds: float, temperature: float
+        self,
+        search: Search,
+        tokenizer: Tokenizer,
+        frame_seconds: float,
+        temperature: float,
+        pace: tuple[int, int] | None = None,
     ) -> None:
         self._search, self._separator = search, tokenizer.separator
         self._frame_seconds, self._temperature = frame_seconds, temperature
         self._frames: np.ndarray = np.zeros((0, tokenizer.size), dtype=np.float32)
         self._fresh: list[np.ndarray] = []
-        self._count, self._due, self._forgotten = 0, LOOK_BACK, 0
-        self._words: list[Word] = []
+        self._look_back, self._settle = pace or (LOOK_BACK, SETTLE)
+        self._count, self._due, self._forgotten = 0, self._look_back, 0
+        self.words: list[Word] = []
 
     def feed(self, log_probs: np.ndarray) -> None:
         """Process log-probabilities `float[T, V]`; the size of pieces does not change the result.
@@ -67,16 +76,16 @@ class Stream:
         """The whole transcript. All entries of the n-best list share the committed words."""
         frames = self._gather()
         aligned, n_best = self._search.finish(frames)
-        committed = " ".join(word.text for word in self._words)
+        committed = " ".join(word.text for word in self.words)
         self._append(frames, aligned, len(aligned.spans))
         n_best = [Alternative(f"{committed} {entry.text}".strip(), entry.score) for entry in n_best]
-        return Hypothesis(tuple(self._words), n_best[0].score, tuple(n_best))
+        return Hypothesis(tuple(self.words), n_best[0].score, tuple(n_best))
 
     def _commit(self) -> None:
         frames = self._gather()
         aligned = self._search.best(frames)
         tokens, ends = aligned.tokens, aligned.alignment.ends
-        words, limit = 0, len(frames) - SETTLE
+        words, limit = 0, len(frames) - self._settle
         for _, _, after in aligned.spans:  # words are final if complete and old enough
             if (self._separator is not None and after == len(tokens)) or ends[after - 1] > limit:
                 break
@@ -90,7 +99,7 @@ class Stream:
         self._frames = frames[limit:].copy()
         self._count -= limit
         self._forgotten += limit
-        self._due = max(LOOK_BACK, 2 * self._count)
+        self._due = max(self._look_back, 2 * self._count)
 
     def _gather(self) -> np.ndarray:
         self._frames, self._fresh = np.concatenate([self._frames, *self._fresh]), []
@@ -99,7 +108,7 @@ class Stream:
     def _append(self, frames: np.ndarray, aligned: AlignedTokens, words: int) -> None:
         """Append the first words. All are timed, as confidences depend on the neighbours."""
         timed = time_words(frames, aligned, self._frame_seconds, self._forgotten, self._temperature)
-        self._words += timed[:words]
+        self.words += timed[:words]
 
 
 class GreedySearch:

@@ -65,13 +65,15 @@ class Decoder:
         """Beam search even for a greedy decoder, which has no hotwords and n-best lists."""
         return self.beam or BeamDecoder(self.tokenizer, None, self._lexicon)
 
-    def stream(self, hotwords: Sequence[Hotword] = (), n_best: int = 1) -> Stream:
+    def stream(
+        self, hotwords: Sequence[Hotword] = (), n_best: int = 1, pace: tuple[int, int] | None = None
+    ) -> Stream:
         """Begin to decode a recording. Raises DecodingError for hotwords that cannot be spelt."""
         search: Search = GreedySearch(self.tokenizer)
         if self.beam or hotwords or n_best > 1:
             options = replace(self.options, n_best=n_best, hotwords=tuple(hotwords))
             search = AlignedBeamSearch(self._any_beam.search(options), self.tokenizer.separator)
-        return Stream(search, self.tokenizer, self.frame_seconds, self.temperature)
+        return Stream(search, self.tokenizer, self.frame_seconds, self.temperature, pace)
 
     def decode(self, log_probs: np.ndarray) -> Hypothesis:
         """Decode the posteriors `float[T, V]` of a whole recording."""

@@ -20,8 +20,9 @@ from asr.errors import AsrError, AudioError
 from asr.frames import FrameGrid
 from asr.inference.decoder import Decoder, LoadOptions
 from asr.inference.engine import Engine, usable_cores
-from asr.inference.pipeline import OnAudio, Pipeline, Source
+from asr.inference.pipeline import OnAudio, Pipeline
 from asr.inference.transcript import Transcript, assemble
+from asr.inference.transcription import Source
 from asr.model.bundle import BOX, BundleConfig, read_config, resolve_bundle
 
 Audio = str | Path | bytes | BinaryIO | np.ndarray

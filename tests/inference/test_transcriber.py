@@ -15,7 +15,7 @@ from asr import audio
 from asr.decoding.types import Word
 from asr.errors import AsrError, AudioError, BundleError
 from asr.inference import pipeline as pipeline_module
-from asr.inference.pipeline import Source
+from asr.inference.transcription import Source
 from asr.inference.transcriber import TranscribeOptions, Transcriber, load_model
 from asr.inference.transcript import Transcript
 from asr.inference.writers import json_line
