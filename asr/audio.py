@@ -26,7 +26,7 @@ import soxr
 
 from asr.console import option
 from asr.containers import UNKNOWN, Notes, View, check_container, check_mp3, skip_tags
-from asr.errors import AudioError
+from asr.errors import AudioError, AudioTooLongError, UnsupportedAudioError
 
 SAMPLE_RATE = 16_000
 
@@ -44,6 +44,7 @@ _BLOCK_BYTES = 1 << 20
 _TOLERANCE = 0.1
 """Seconds by which time stamps and lengths may differ: encoders pad both ends, containers round."""
 _LONGEST_GAP = 4 * 3600.0
+_DENSEST = 2 * 192_000
 _OPPOSITE = 0.02
 """Power of a mix, relative to its channels', below which they are in opposite phase."""
 _QUIET = 1e-8
@@ -74,6 +75,7 @@ class ReadOptions:
     )
     raw_channels: int = option("number of channels with --raw-rate", 1, least=1)
     strict: bool = option("treat an incomplete recording as an error", False)
+    longest: float | None = option("refuse more seconds than this", None, hidden=True)
 
     def __post_init__(self) -> None:
         if not 0 <= self.start < (math.inf if self.end is None else self.end):
@@ -100,7 +102,8 @@ def stream(
     notes = Notes() if notes is None else notes
     count = 0
     with _open(path, notes, options) as track:
-        clipped = _clipped(track.blocks, options.start, options.end)
+        blocks = track.blocks if options.longest is None else _limited(track.blocks, options.longest, name)
+        clipped = _clipped(blocks, options.start, options.end)
         picked = ((rate, _finite(pick(block, channel, name, notes), name)) for rate, block in clipped)
         for samples in _resampled(picked, name):
             if len(samples):
@@ -190,6 +193,22 @@ def _resampled(blocks: Iterable[tuple[int, np.ndarray]], name: str) -> Iterator[
             empty = block[:0]
         if resampler is not None:
             yield resampler.resample_chunk(np.ascontiguousarray(empty), last=True)
+
+
+def _limited(
+    blocks: Iterable[tuple[int, np.ndarray]], longest: float, name: str
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Raise AudioTooLongError beyond `longest` seconds, or the work that _DENSEST samples a second cost.
+
+    Counts what is decoded: headers may state anything.
+    """
+    seconds = work = 0.0
+    for rate, block in blocks:
+        seconds += len(block) / rate
+        work += block.size / _DENSEST
+        if max(seconds, work) > longest:
+            raise AudioTooLongError(f"{name}: the recording is longer than {longest:g} s")
+        yield rate, block
 
 
 def _clipped(
@@ -344,7 +363,7 @@ def _choose(
         raise ValueError("it has no audio track")
     tracks = [track for track in tracks if track.codec_context is not None]
     if not tracks:
-        raise ValueError("its codec is unknown")
+        raise UnsupportedAudioError(f"{name}: {UNREADABLE.format('its codec is unknown')}")
     if number is not None:
         if not 0 <= number < len(tracks):
             raise AudioError(f"{name}: no track {number}; it has {len(tracks)}, counted from 0")

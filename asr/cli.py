@@ -27,7 +27,7 @@ Options = TypeVar("Options")
 
 
 COMMANDS = {
-    "Use a model": ("transcribe", "align", "info", "export"),
+    "Use a model": ("transcribe", "serve", "align", "info", "export"),
     "Train a model": (*(f"prepare {name}" for name in CORPORA), "train", "tune"),
     "Measure a model": ("evaluate", "compare"),
     "Language models": ("lm train", "lm import", "lm export", "lm pack", "lm score"),
@@ -40,6 +40,7 @@ GROUPS = {"prepare": "CORPUS", "lm": "COMMAND"}
 HOMES = {
     "TranscribeOptions": "asr.inference.transcriber",
     "LoadOptions": "asr.inference.decoder",
+    "ServeOptions": "asr.serve.options",
     "TuneOptions": "asr.scoring.tune",
     "EvaluateOptions": "asr.scoring.evaluate",
     "LmOptions": "asr.lm.estimate",

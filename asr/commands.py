@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from asr.scoring.conditions import Condition
     from asr.scoring.evaluate import EvaluateOptions
     from asr.scoring.tune import TuneOptions
+    from asr.serve.options import ServeOptions
 
 BUNDLE = "model bundle, as written by asr train; box is the English model that ships"
 MANIFESTS = "manifest.jsonl, or its folder"
@@ -166,6 +167,20 @@ def _trim_memory() -> None:
     """Return free heap pages to the system: after a vocabulary of 200,000 words glibc keeps tens of MiB."""
     if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
         trim(0)
+
+
+def serve(args: "ServeOptions", load: "LoadOptions") -> int:
+    """Serve OpenAI's audio API to programs on this machine, or on others."""
+    try:
+        from asr.serve import server
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("asr"):
+            raise
+        raise AsrError(f"{error.name} is not installed; asr serve needs pip install 'asr[serve]'") from None
+    key = server.read_key(args)
+    model = _load(args.model, args.threads, load)
+    _trim_memory()
+    return server.serve(model, args, key)
 
 
 @dataclass(frozen=True, kw_only=True)

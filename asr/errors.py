@@ -21,6 +21,14 @@ class AudioError(AsrError):
     """A recording that cannot be read."""
 
 
+class UnsupportedAudioError(AudioError):
+    """A recording in a codec that FFmpeg does not have."""
+
+
+class AudioTooLongError(AudioError):
+    """A recording longer than the caller allows."""
+
+
 class TextError(AsrError):
     """A transcript with characters outside the vocabulary."""
 

@@ -115,9 +115,7 @@ class Pipeline:
         self._fresh = [item for item in self._fresh if not item.read]
         self._windows, self._held = [], 0
 
-    def _decode(
-        self, item: _Item, before: Future[None] | None, parts: Sequence[_Part], last: bool
-    ) -> None:
+    def _decode(self, item: _Item, before: Future[None] | None, parts: Sequence[_Part], last: bool) -> None:
         """Feed a recording's next posteriors to its decoders, once step `before` is done."""
         if before is not None:
             before.result()

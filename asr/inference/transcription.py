@@ -1,6 +1,6 @@
 """A recording on its way to a transcript: read and cut into windows, whose posteriors come back in order."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -42,7 +42,7 @@ class Transcription:
         self._streams: list[Stream] = []
         self._samples = 0
 
-    def windows(self) -> Iterator[tuple[int, Window]]:
+    def windows(self) -> Generator[tuple[int, Window], None, None]:
         """Read the recording and yield its windows with their channels. Raises AsrError."""
         chunkers: list[Chunker] = []
         for block in self.source.blocks:

@@ -21,8 +21,8 @@ from asr import audio
 from asr.audio import SAMPLE_RATE
 from asr.errors import AsrError, AudioError, UsageError
 from asr.inference.inputs import find_recordings
-from asr.inference.transcription import Source
 from asr.inference.transcriber import TranscribeOptions, Transcriber, file_source
+from asr.inference.transcription import Source
 from asr.manifest import Utterance
 from asr.scoring.evaluate import EvaluateOptions, Report, evaluate_utterances
 

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 from asr import console, manifest
 from asr.console import option
 from asr.errors import AsrError, ManifestError, UsageError
-from asr.inference.transcription import Source
 from asr.inference.transcriber import TranscribeOptions, Transcriber, file_source
+from asr.inference.transcription import Source
 from asr.manifest import Utterance
 from asr.scoring.bootstrap import Interval, interval
 from asr.scoring.calibration import JudgedWord, Quality, judge, measure

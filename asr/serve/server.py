@@ -1,0 +1,113 @@
+"""`asr serve`: checks of its options, the socket, and uvicorn around the application."""
+
+import asyncio
+import os
+import shutil
+import socket
+import tempfile
+from pathlib import Path
+
+import uvicorn
+
+from asr.console import print_error
+from asr.errors import AsrError, UsageError
+from asr.inference.transcriber import Transcriber
+from asr.serve.app import create_app
+from asr.serve.limits import DeadlineProtocol, is_local
+from asr.serve.options import ServeOptions
+
+KEY = "ASR_API_KEY"
+MESSAGE_BYTES = 256 << 10
+"""Largest websocket message."""
+
+
+def serve(model: Transcriber, options: ServeOptions, key: str | None) -> int:
+    """Serve until a signal comes. Returns an exit code; raises AsrError if the server cannot start."""
+    check_folder(options)
+    listener = listen(options.host, options.port)
+    server = make_server(model, options, key)
+    scheme = "https" if options.cert else "http"
+    host, port = listener.getsockname()[:2]
+    name = f"[{host}]" if ":" in host else host
+    print_error(f"serving {options.model} at {scheme}://{name}:{port} on {model.threads} threads")
+    server.run(sockets=[listener])
+    return 0
+
+
+class Server(uvicorn.Server):
+    """Refuses new work as soon as it is told to stop."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Drain: what runs has `options.drain` seconds, then uvicorn cancels it."""
+        self.config.app.state.service.stopping = True  # type: ignore[union-attr]
+        await super().shutdown(sockets)
+        await asyncio.sleep(0)  # cancelled requests say so
+
+
+def make_server(
+    model: Transcriber,
+    options: ServeOptions,
+    key: str | None = None,
+    protocol: type[DeadlineProtocol] = DeadlineProtocol,
+) -> Server:
+    """Configure uvicorn. Raises AsrError for a certificate that cannot be used."""
+    config = uvicorn.Config(
+        create_app(model, options, key),
+        http=protocol,
+        lifespan="on",
+        log_level="warning",
+        access_log=False,  # it would hold what clients put into addresses
+        proxy_headers=False,
+        server_header=False,
+        ws_max_size=MESSAGE_BYTES,
+        ws_per_message_deflate=False,  # sound does not shrink, bombs grow
+        timeout_graceful_shutdown=options.drain,
+        ssl_certfile=options.cert,
+        ssl_keyfile=options.cert_key,
+    )
+    try:
+        config.load()
+    except OSError as error:
+        raise AsrError(f"{options.cert}: cannot be used as a certificate ({error.strerror})") from None
+    return Server(config)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Open the socket. Raises AsrError."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, _, _, _, address = min(found, key=lambda info: info[0])  # IPv4 first
+        return socket.create_server((str(address[0]), int(address[1])), family=family, backlog=2048)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise AsrError(f"{host}:{port}: {reason}; give another --host or --port") from None
+
+
+def read_key(options: ServeOptions) -> str | None:
+    """The key of the server, from a file or the environment. Raises UsageError if one is needed."""
+    key = os.environ.get(KEY, "").strip()
+    if options.key_file:
+        key = options.key_file.read_text(encoding="utf-8").strip()
+        if not key:
+            raise AsrError(f"{options.key_file}: holds no key; write one into it")
+    if not (key or options.allow_anonymous or is_local(options.host)):
+        raise UsageError(
+            f"--host {options.host} lets other machines in; "
+            f"give a key (--key-file or ${KEY}), or --allow-anonymous"
+        )
+    if (options.cert is None) != (options.cert_key is None):
+        raise UsageError("--cert and --cert-key belong together; give both")
+    return key or None
+
+
+def check_folder(options: ServeOptions) -> None:
+    """Raise AsrError if uploads cannot be stored, and warn if the largest would not fit."""
+    try:
+        folder = options.temp or Path(tempfile.gettempdir())
+        tempfile.TemporaryFile(dir=folder).close()
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        where = options.temp or "the temporary folder"
+        raise AsrError(f"{where}: uploads cannot be stored ({error.strerror}); give --temp FOLDER") from None
+    if free < options.max_bytes:
+        print_error(f"{folder}: {free >> 20} MiB free, but an upload may have {options.max_bytes >> 20}")
