@@ -56,7 +56,7 @@ class Running:
 
     @property
     def service(self) -> Any:
-        return self.server.config.app.state.service  # type: ignore[union-attr]
+        return self.server.config.app.state.service
 
     def post(self, file: bytes | None = None, name: str = "a.wav", **fields: Any) -> httpx2.Response:
         """Send a form; `fields` may be lists, and `__` in their names is `[]`."""

@@ -19,7 +19,8 @@ SPEECH = assemble([Hypothesis(WORDS, 0.0)], 3.2, split=False)
 NOTHING = Transcript((), 1.0)
 
 words = st.lists(
-    st.builds(Word, st.text("ABC'", min_size=1), st.floats(0, 9), st.floats(9, 20), st.floats(0, 1)), max_size=9
+    st.builds(Word, st.text("ABC'", min_size=1), st.floats(0, 9), st.floats(9, 20), st.floats(0, 1)),
+    max_size=9,
 )
 
 
@@ -34,7 +35,13 @@ def refused(*fields: tuple[str, str], **given_: str) -> ApiError:
 
 
 def test_defaults_and_fields_that_are_ignored() -> None:
-    ignored = {"model": "whisper-1", "prompt": "x", "temperature": "0.2", "chunking_strategy": "auto", "vad": "1"}
+    ignored = {
+        "model": "whisper-1",
+        "prompt": "x",
+        "temperature": "0.2",
+        "chunking_strategy": "auto",
+        "vad": "1",
+    }
     assert task(**ignored) == task() == Task()
 
 

@@ -111,7 +111,9 @@ def until(true: Callable[[], bool]) -> None:
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_results_are_those_of_the_offline_pipeline(model: Transcriber, threads: int) -> None:
     random = np.random.default_rng(threads)
-    texts = [" ".join("ABCDEFG"[: random.integers(1, 8)] for _ in range(n)) for n in (1, 300, 2, 40, 0, 120, 3)]
+    texts = [
+        " ".join("ABCDEFG"[: random.integers(1, 8)] for _ in range(n)) for n in (1, 300, 2, 40, 0, 120, 3)
+    ]
     with scheduling(model.engine, threads) as scheduler:
         blocks = [np.array_split(speak(text)[:, None], random.integers(1, 9)) for text in texts]
         begin = model.decoder.stream
@@ -120,7 +122,7 @@ def test_results_are_those_of_the_offline_pipeline(model: Transcriber, threads: 
         offline = model.transcribe_batch([speak(text) for text in texts])
         assert [client.result() for client in results] == offline
     for client, text in zip(results, texts, strict=True):
-        spoken = [word.text for event in client.events[:-1] for word in event]  # type: ignore[union-attr]
+        spoken = [word.text for event in client.events[:-1] for word in event]
         assert text.split()[: len(spoken)] == spoken, "reported words are a prefix of the text"
 
 
@@ -230,4 +232,6 @@ def test_closing_ends_all_jobs_and_threads() -> None:
         assert 0 < scheduler.stalled() < 10
     assert all(isinstance(client.result(), LeftError) for client in clients)
     assert all(client.transcription.closed for client in clients)
-    assert not any(thread.name.startswith("asr-") and thread in scheduler._pool for thread in threading.enumerate())
+    assert not any(
+        thread.name.startswith("asr-") and thread in scheduler._pool for thread in threading.enumerate()
+    )
