@@ -37,10 +37,7 @@ class Search(Protocol):
 
 
 class Stream:
-    """Decoding of one recording: `feed` all posteriors, then `finish`.
-
-    `words` are those committed so far; `pace` replaces LOOK_BACK and SETTLE.
-    """
+    """Decoding of one recording: `feed` all posteriors, then `finish`. `pace` replaces LOOK_BACK, SETTLE."""
 
     def __init__(
         self,
@@ -56,7 +53,7 @@ class Stream:
         self._fresh: list[np.ndarray] = []
         self._look_back, self._settle = pace or (LOOK_BACK, SETTLE)
         self._count, self._due, self._forgotten = 0, self._look_back, 0
-        self.words: list[Word] = []
+        self._words: list[Word] = []
 
     def feed(self, log_probs: np.ndarray) -> None:
         """Process log-probabilities `float[T, V]`; the size of pieces does not change the result.
@@ -72,14 +69,18 @@ class Stream:
                 return
             self._commit()
 
+    def committed(self) -> list[Word]:
+        """Words that are final so far."""
+        return self._words
+
     def finish(self) -> Hypothesis:
         """The whole transcript. All entries of the n-best list share the committed words."""
         frames = self._gather()
         aligned, n_best = self._search.finish(frames)
-        committed = " ".join(word.text for word in self.words)
+        committed = " ".join(word.text for word in self._words)
         self._append(frames, aligned, len(aligned.spans))
         n_best = [Alternative(f"{committed} {entry.text}".strip(), entry.score) for entry in n_best]
-        return Hypothesis(tuple(self.words), n_best[0].score, tuple(n_best))
+        return Hypothesis(tuple(self._words), n_best[0].score, tuple(n_best))
 
     def _commit(self) -> None:
         frames = self._gather()
@@ -108,7 +109,7 @@ class Stream:
     def _append(self, frames: np.ndarray, aligned: AlignedTokens, words: int) -> None:
         """Append the first words. All are timed, as confidences depend on the neighbours."""
         timed = time_words(frames, aligned, self._frame_seconds, self._forgotten, self._temperature)
-        self.words += timed[:words]
+        self._words += timed[:words]
 
 
 class GreedySearch:

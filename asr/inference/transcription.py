@@ -69,7 +69,7 @@ class Transcription:
 
     def committed(self) -> list[Word]:
         """Words of the first channel that are final."""
-        return self._streams[0].words if self._streams else []
+        return self._streams[0].committed() if self._streams else []
 
     def finish(self) -> Transcript:
         """The transcript, once all windows are fed. Raises DecodingError."""

@@ -56,8 +56,14 @@ class Service:
         self._clients: list[str] = []  # addresses, one for each upload in progress
 
     def warm_up(self) -> None:
-        """Compile what decoding needs."""
+        """Compile what decoding needs, with hotwords or not, by decoding noise."""
         self.model.transcribe(np.zeros(SAMPLE_RATE, np.float32))
+        decoder = self.model.decoder
+        noise = np.random.default_rng(0).dirichlet(np.ones(decoder.tokenizer.size), 100)
+        for n_best in (1, 2):
+            stream = decoder.stream(n_best=n_best)
+            stream.feed(np.log(noise + 1e-9).astype(np.float32))
+            stream.finish()
         self.ready = True
 
     def check_ready(self) -> None:

@@ -26,6 +26,7 @@ from asr.inference.transcript import Transcript
 from asr.inference.transcription import Transcription
 
 AHEAD = 2  # windows of a job that are read before one of them is computed
+LIVE_SECONDS = 12.0  # in a batch of live windows: more would be computed sooner, but each later
 UNEQUAL = 2  # lengths that share a batch: a clip would wait for a window of 20 s
 
 Result = TypeVar("Result")
@@ -72,6 +73,7 @@ class Scheduler:
         self._wake = Condition()  # guards all that follows
         self._jobs: list[Job] = []
         self._live: deque[Callable[[], None]] = deque()
+        self._live_windows: deque[tuple[Window, Future[np.ndarray]]] = deque()
         self._sessions = 0  # live ones
         self._busy = 0  # threads that work for jobs
         self._clock = 0.0  # virtual time: seconds of audio that a job served equally would have had
@@ -99,10 +101,18 @@ class Scheduler:
             self._wake.notify_all()
 
     def live(self, work: Callable[[], Result]) -> "Future[Result]":
-        """Run a piece of a live session (a chunk, a final) before all jobs; pieces run in any order."""
+        """Run a piece of a live session before all jobs; pieces run in any order."""
         future: Future[Result] = Future()
         with self._wake:
             self._live.append(partial(_run, future, work))
+            self._wake.notify_all()
+        return future
+
+    def live_window(self, window: Window) -> "Future[np.ndarray]":
+        """Compute the posteriors of a window of a live session, as `live`; sessions share batches."""
+        future: Future[np.ndarray] = Future()
+        with self._wake:
+            self._live_windows.append((window, future))
             self._wake.notify_all()
         return future
 
@@ -133,6 +143,8 @@ class Scheduler:
         for job in self._jobs:
             job.windows.close()
             job.report(LeftError())
+        for _, future in self._live_windows:
+            future.cancel()
         self._jobs = []
 
     # ----------------------------------------------------------------------------------- in the threads
@@ -160,6 +172,8 @@ class Scheduler:
         """Choose what a free thread does, and whether for a job: live work, else what is nearest its end."""
         if self._live:
             return False, self._live.popleft()
+        if self._live_windows:
+            return False, partial(self._compute_live, self._live_batch())
         reserved = min(max(1, self._threads // 2), self._threads - 1) if self._sessions else 0
         if self._busy >= self._threads - reserved:
             return None
@@ -168,6 +182,28 @@ class Scheduler:
             if piece := choose():
                 return True, piece
         return None
+
+    def _live_batch(self) -> "list[tuple[Window, Future[np.ndarray]]]":
+        """The oldest window, and those after it that are about as long."""
+        batch = [self._live_windows.popleft()]
+        size = len(batch[0][0].samples)
+        for entry in list(self._live_windows):
+            alike = size / UNEQUAL <= len(entry[0].samples) <= size
+            if alike and (len(batch) + 1) * size <= LIVE_SECONDS * SAMPLE_RATE:
+                self._live_windows.remove(entry)
+                batch.append(entry)
+        return batch
+
+    def _compute_live(self, batch: "list[tuple[Window, Future[np.ndarray]]]") -> None:
+        batch = [entry for entry in batch if entry[1].set_running_or_notify_cancel()]
+        try:
+            outputs = self._engine.run([window for window, _ in batch]) if batch else []
+        except Exception as error:
+            for _, future in batch:
+                future.set_exception(error)
+            return
+        for (_, future), log_probs in zip(batch, outputs, strict=True):
+            future.set_result(log_probs)
 
     def _to_end(self) -> Callable[[], None] | None:
         for job in self._jobs:

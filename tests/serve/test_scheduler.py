@@ -187,6 +187,18 @@ def test_live_work_comes_first_and_has_threads_of_its_own(threads: int) -> None:
             failed.result(5)
 
 
+def test_live_windows_share_batches_and_go_first() -> None:
+    engine = StubEngine()
+    with scheduling(engine) as scheduler, scheduler.session():
+        Client(scheduler, StubTranscription([20.0] * 3))
+        until(lambda: len(engine.batches) == 1)
+        windows = [Window(np.zeros(s * SAMPLE_RATE, np.float32), 0, 1) for s in (3, 20, 3, 2, 3, 3)]
+        results = [scheduler.live_window(window) for window in windows]
+        engine.gate.set()
+        assert [len(result.result(5)) for result in results] == [0] * 6
+    assert engine.batches[1:4] == [[3, 3, 2, 3], [20], [3]]
+
+
 def test_live_work_goes_first_on_one_thread_too() -> None:
     engine = StubEngine()
     with scheduling(engine) as scheduler, scheduler.session():
