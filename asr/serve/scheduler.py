@@ -186,12 +186,12 @@ class Scheduler:
     def _live_batch(self) -> "list[tuple[Window, Future[np.ndarray]]]":
         """The oldest window, and those after it that are about as long."""
         batch = [self._live_windows.popleft()]
-        size = len(batch[0][0].samples)
-        for entry in list(self._live_windows):
+        size, rest = len(batch[0][0].samples), deque[tuple[Window, Future[np.ndarray]]]()
+        for entry in self._live_windows:
             alike = size / UNEQUAL <= len(entry[0].samples) <= size
-            if alike and (len(batch) + 1) * size <= LIVE_SECONDS * SAMPLE_RATE:
-                self._live_windows.remove(entry)
-                batch.append(entry)
+            fits = alike and (len(batch) + 1) * size <= LIVE_SECONDS * SAMPLE_RATE
+            (batch if fits else rest).append(entry)
+        self._live_windows = rest
         return batch
 
     def _compute_live(self, batch: "list[tuple[Window, Future[np.ndarray]]]") -> None:
