@@ -4,6 +4,7 @@ decoding       beam search against flashlight-text and pyctcdecode
 transcription  the whole command against torch and PocketSphinx; cold start
 robustness     WER in noise and at other tempos against PocketSphinx
 long_audio     WER on long recordings against single utterances; memory
+serving        the server under load: delays, memory, leaks, slow clients
 features       log-mel extraction against torchaudio and kaldi-native-fbank
 lm             n-gram estimation against KenLM's lmplz
 training       training steps against packed sequences

@@ -26,6 +26,7 @@ from asr.inference.transcript import Transcript
 from asr.inference.transcription import Transcription
 
 AHEAD = 2  # windows of a job that are read before one of them is computed
+SLICE = 125  # frames (5 s) that are decoded at a time: nobody can go first meanwhile
 LIVE_SECONDS = 12.0  # in a batch of live windows: more would be computed sooner, but each later
 UNEQUAL = 2  # lengths that share a batch: a clip would wait for a window of 20 s
 
@@ -55,7 +56,7 @@ class Job:
     def __init__(self, transcription: Transcription, report: Callable[[Event], None]) -> None:
         self.transcription, self.report = transcription, report
         self.outcome: Transcript | Exception | None = None
-        self.tag = 0.0  # virtual time at which its next window is due
+        self.tag = 0.0  # seconds decoded, on the scheduler's clock
         self.windows = transcription.windows()
         self.unread = True
         self.reading = self.decoding = False
@@ -76,7 +77,7 @@ class Scheduler:
         self._live_windows: deque[tuple[Window, Future[np.ndarray]]] = deque()
         self._sessions = 0  # live ones
         self._busy = 0  # threads that work for jobs
-        self._clock = 0.0  # virtual time: seconds of audio that a job served equally would have had
+        self._clock = 0.0  # virtual time: seconds that each job would have decoded if served equally
         self._progress = time.monotonic()
         self._closed = False
         self._pool = [Thread(target=self._work, name=f"asr-{i}", daemon=True) for i in range(threads)]
@@ -169,7 +170,7 @@ class Scheduler:
                 self._wake.notify_all()
 
     def _next(self) -> tuple[bool, Callable[[], None]] | None:
-        """Choose what a free thread does, and whether for a job: live work, else what is nearest its end."""
+        """Choose what a free thread does, and whether for a job: live work, else the job whose turn it is."""
         if self._live:
             return False, self._live.popleft()
         if self._live_windows:
@@ -178,10 +179,51 @@ class Scheduler:
         if self._busy >= self._threads - reserved:
             return None
         self._jobs.sort(key=lambda job: job.tag)  # the latest comes first among equals
-        for choose in (self._to_end, self._to_decode, self._to_read, self._to_compute):
-            if piece := choose():
-                return True, piece
+        for job in self._jobs:
+            if step := self._step(job):
+                return True, step
         return None
+
+    def _step(self, job: Job) -> Callable[[], None] | None:
+        """What can be done for a job now: whatever is nearest to its end."""
+        if job.outcome:
+            if job.reading or job.decoding:
+                return None
+            self._jobs.remove(job)
+            return partial(self._end, job)
+        last = not (job.unread or job.pieces)
+        if not job.decoding and (last or (job.pieces and job.pieces[0].log_probs is not None)):
+            job.decoding = True
+            return partial(self._finish if last else self._decode, job)
+        if self._may_read(job):
+            return self._start_reading(job)
+        if not job.ready:
+            return None
+        for other in self._jobs:  # new ones may share the batch
+            if not other.pieces and self._may_read(other):
+                return self._start_reading(other)
+        return partial(self._compute, self._batch(job))
+
+    def _may_read(self, job: Job) -> bool:
+        room = len(job.ready) < AHEAD and len(job.pieces) < AHEAD * (self._threads + 1)
+        return job.unread and room and not (job.reading or job.outcome)
+
+    def _start_reading(self, job: Job) -> Callable[[], None]:
+        job.reading = True
+        return partial(self._read, job)
+
+    def _batch(self, first: Job) -> list[tuple[Job, _Piece]]:
+        """Windows about as long as the first one of a job, of each job in turn."""
+        batch: list[tuple[Job, _Piece]] = []
+        shortest, longest = math.inf, 0
+        for job in (first, *self._jobs * AHEAD):
+            if job.ready:
+                size = len(job.ready[0].window.samples)
+                low, high = min(shortest, size), max(longest, size)
+                if not batch or (high <= UNEQUAL * low and (len(batch) + 1) * high <= self._budget):
+                    batch.append((job, job.ready.popleft()))
+                    shortest, longest = low, high
+        return batch
 
     def _live_batch(self) -> "list[tuple[Window, Future[np.ndarray]]]":
         """The oldest window, and those after it that are about as long."""
@@ -204,49 +246,6 @@ class Scheduler:
             return
         for (_, future), log_probs in zip(batch, outputs, strict=True):
             future.set_result(log_probs)
-
-    def _to_end(self) -> Callable[[], None] | None:
-        for job in self._jobs:
-            if job.outcome and not (job.reading or job.decoding):
-                self._jobs.remove(job)
-                return partial(self._end, job)
-        return None
-
-    def _to_decode(self) -> Callable[[], None] | None:
-        for job in self._jobs:
-            if not (job.outcome or job.decoding):
-                last = not (job.unread or job.pieces)
-                if last or (job.pieces and job.pieces[0].log_probs is not None):
-                    job.decoding = True
-                    return partial(self._finish if last else self._decode, job)
-        return None
-
-    def _to_read(self) -> Callable[[], None] | None:
-        for job in self._jobs:
-            room = len(job.ready) < AHEAD and len(job.pieces) < AHEAD * (self._threads + 1)
-            if job.unread and room and not (job.reading or job.outcome):
-                job.reading = True
-                return partial(self._read, job)
-        return None
-
-    def _to_compute(self) -> Callable[[], None] | None:
-        """Windows of similar length: of the job whose turn it is, then of the others in turn."""
-        batch: list[tuple[Job, _Piece]] = []
-        shortest, longest = math.inf, 0
-        while True:
-            for job in self._jobs:
-                if job.ready:
-                    size = len(job.ready[0].window.samples)
-                    low, high = min(shortest, size), max(longest, size)
-                    if not batch or (high <= UNEQUAL * low and (len(batch) + 1) * high <= self._budget):
-                        break
-            else:
-                return partial(self._compute, batch) if batch else None
-            shortest, longest = low, high
-            batch.append((job, job.ready.popleft()))
-            job.tag += size / SAMPLE_RATE
-            self._clock += size / SAMPLE_RATE / len(self._jobs)
-            self._jobs.sort(key=lambda job: job.tag)
 
     def _read(self, job: Job) -> None:
         """Read the next window of a job."""
@@ -280,22 +279,28 @@ class Scheduler:
                 piece.log_probs = log_probs
 
     def _decode(self, job: Job) -> None:
-        """Decode the posteriors that are next, and report the words that became final."""
+        """Decode the next few seconds of posteriors, and report the words that became final."""
         piece, error = job.pieces[0], None
         assert piece.log_probs is not None
+        part, rest = piece.log_probs[:SLICE], piece.log_probs[SLICE:]
         try:
-            job.transcription.feed(piece.channel, piece.log_probs)
+            job.transcription.feed(piece.channel, part)
             if words := job.transcription.committed()[job.reported :]:
                 job.reported += len(words)
                 job.report(words)
         except Exception as raised:
             error = raised
+        seconds = len(part) * self._engine.frame_seconds
         with self._wake:
             job.decoding = False
-            if job.pieces:
-                job.pieces.popleft()
+            job.tag += seconds
+            self._clock += seconds / max(1, len(self._jobs))
             if error:
                 self._settle(job, error)
+            elif len(rest):
+                piece.log_probs = rest
+            elif job.pieces:
+                job.pieces.popleft()
 
     def _finish(self, job: Job) -> None:
         try:

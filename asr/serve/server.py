@@ -1,6 +1,7 @@
 """`asr serve`: checks of its options, the socket, and uvicorn around the application."""
 
 import asyncio
+import logging
 import os
 import shutil
 import socket
@@ -24,6 +25,7 @@ MESSAGE_BYTES = 256 << 10
 def serve(model: Transcriber, options: ServeOptions, key: str | None) -> int:
     """Serve until a signal comes. Returns an exit code; raises AsrError if the server cannot start."""
     check_folder(options)
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # warns of every damaged form
     listener = listen(options.host, options.port)
     server = make_server(model, options, key)
     scheme = "https" if options.cert else "http"

@@ -27,13 +27,14 @@ class StubEngine:
     batches: list[list[float]] = field(default_factory=list)
     gate: threading.Event = field(default_factory=threading.Event)
     error: Exception | None = None
+    frame_seconds = 0.04
 
     def run(self, windows: Sequence[Window]) -> list[np.ndarray]:
         self.batches.append([len(window.samples) / SAMPLE_RATE for window in windows])
         self.gate.wait(10)
         if self.error:
             raise self.error
-        return [np.zeros(0) for _ in windows]
+        return [np.zeros(len(window.samples) // 640) for window in windows]
 
 
 @dataclass
@@ -58,7 +59,7 @@ class StubTranscription:
             self.closed = True
 
     def feed(self, channel: int, log_probs: np.ndarray) -> None:
-        self.fed += 1
+        self.fed += len(log_probs)
         self.words.append(Word(str(self.fed), 0, 0, 1))
 
     def committed(self) -> list[Word]:
@@ -171,7 +172,7 @@ def test_little_is_read_ahead() -> None:
         time.sleep(0.05)
         assert client.transcription.read <= 3 * AHEAD
         engine.gate.set()
-        assert client.result() == Transcript((), 100.0)
+        assert client.result() == Transcript((), 100 * 500)
 
 
 @pytest.mark.parametrize("threads", [2, 4])
@@ -195,7 +196,7 @@ def test_live_windows_share_batches_and_go_first() -> None:
         windows = [Window(np.zeros(s * SAMPLE_RATE, np.float32), 0, 1) for s in (3, 20, 3, 2, 3, 3)]
         results = [scheduler.live_window(window) for window in windows]
         engine.gate.set()
-        assert [len(result.result(5)) for result in results] == [0] * 6
+        assert [len(result.result(5)) for result in results] == [25 * s for s in (3, 20, 3, 2, 3, 3)]
     assert engine.batches[1:4] == [[3, 3, 2, 3], [20], [3]]
 
 
