@@ -60,25 +60,12 @@ class Guard:
             try:
                 self.check(scope, Headers(scope=scope))
             except ApiError as error:
-                await _refuse(error, scope, receive, send)
+                if scope["type"] == "http" or "websocket.http.response" in scope.get("extensions", {}):
+                    await Refused(error)(scope, receive, send)
+                else:
+                    await send({"type": "websocket.close", "code": 1008, "reason": error.code})
                 return
         await self.app(scope, receive, send)
-
-
-async def _refuse(error: ApiError, scope: Scope, receive: Receive, send: Send) -> None:
-    if scope["type"] == "http":
-        await Refused(error)(scope, receive, send)
-    elif "websocket.http.response" in scope.get("extensions", {}):
-        await Refused(error)(scope, receive, _as_websocket(send))
-    else:
-        await send({"type": "websocket.close", "code": 1008, "reason": error.code})
-
-
-def _as_websocket(send: Send) -> Send:
-    async def renamed(message: Message) -> None:
-        await send({**message, "type": f"websocket.{message['type']}"})
-
-    return renamed
 
 
 @dataclass(frozen=True)

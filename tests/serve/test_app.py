@@ -20,6 +20,7 @@ from asr.inference import writers
 from asr.inference.engine import Window
 from asr.inference.transcriber import Transcriber
 from asr.serve import app
+from asr.serve.limits import Guard, KeyCheck, SameSite
 from asr.serve.options import ServeOptions, Size
 from asr.serve.server import listen, make_server, read_key
 from tests.serve.conftest import ROUTE, TEXT, Running, Start, is_error, recording
@@ -375,6 +376,48 @@ def test_keys(start: Start) -> None:
             pytest.raises(openai.AuthenticationError),
         ):
             client.models.list()
+
+
+@pytest.mark.parametrize("answers_http", [True, False])
+def test_websockets_are_checked_like_requests(answers_http: bool) -> None:
+    """The guards around an application, without a server: a browser's key is a subprotocol."""
+    app: Any = Guard(Guard(_accept, KeyCheck("k", frozenset())), SameSite("127.0.0.1"))
+
+    def result(**headers: str) -> list[Any]:
+        given = [(key.replace("_", "-").encode(), value.encode()) for key, value in headers.items()]
+        extensions = {"websocket.http.response": {}} if answers_http else {}
+        scope = {
+            "type": "websocket",
+            "scheme": "ws",
+            "path": "/v1/realtime",
+            "headers": given,
+            "extensions": extensions,
+        }
+        sent: list[Any] = []
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        asyncio.run(app(scope, None, send))
+        return sent
+
+    key = "realtime, openai-insecure-api-key.k"
+    assert result(host="localhost", sec_websocket_protocol=key) == [{"type": "websocket.accept"}]
+    assert (
+        result(host="localhost", authorization="Bearer k", origin="http://localhost")[0]["type"]
+        == "websocket.accept"
+    )
+    for refused in (
+        result(host="localhost"),
+        result(host="localhost", sec_websocket_protocol="openai-insecure-api-key.x"),
+        result(host="evil.com", sec_websocket_protocol=key),
+        result(host="localhost", origin="http://evil.com", sec_websocket_protocol=key),
+    ):
+        assert refused[0]["type"] == ("websocket.http.response.start" if answers_http else "websocket.close")
+
+
+async def _accept(scope: Any, receive: Any, send: Any) -> None:
+    await send({"type": "websocket.accept"})
 
 
 # -------------------------------------------------------------------------------------------- options
