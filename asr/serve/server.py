@@ -41,7 +41,7 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Drain: what runs has `options.drain` seconds, then uvicorn cancels it."""
-        self.config.app.state.service.stopping = True  # type: ignore[union-attr]
+        self.config.app.state.service.state = "stopping"  # type: ignore[union-attr]
         await super().shutdown(sockets)
         await asyncio.sleep(0)  # cancelled requests say so
 

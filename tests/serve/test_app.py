@@ -19,7 +19,7 @@ from asr.errors import AsrError, BundleError, UsageError
 from asr.inference import writers
 from asr.inference.engine import Window
 from asr.inference.transcriber import Transcriber
-from asr.serve import app
+from asr.serve import service
 from asr.serve.limits import Guard, KeyCheck, SameSite
 from asr.serve.options import ServeOptions, Size
 from asr.serve.server import listen, make_server, read_key
@@ -236,7 +236,7 @@ def in_threads(
 def test_busy_is_said_before_the_body_is_read(
     start: Start, slow: Transcriber, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(app, "RETRY", 1)
+    monkeypatch.setattr(service, "RETRY", 1)
     with start(model_=slow, queue=2) as server:
         slow.engine.gate.clear()
         threads, answers = in_threads(server, 2)

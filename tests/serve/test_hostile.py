@@ -192,13 +192,13 @@ def test_an_error_in_the_middle_of_a_stream_is_an_event(start: Start, slow: Tran
 
 
 def test_a_full_disk_is_no_fault_of_the_client(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    import asr.serve.app as app
+    from asr.serve import upload
 
     class Full(io.FileIO):
         def write(self, data: Any) -> int:
             raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(app, "TemporaryFile", lambda dir: io.BufferedRandom(Full("/dev/zero", "r+"), 1))
+    monkeypatch.setattr(upload, "TemporaryFile", lambda dir: io.BufferedRandom(Full("/dev/zero", "r+"), 1))
     answer = server.post(bytes(1 << 20))
     assert answer.status_code == 503 and is_error(answer.content, "disk_full")
     assert answer.headers["x-should-retry"] == "false"

@@ -1,0 +1,136 @@
+"""The loaded model as requests see it: admission, and jobs with their events."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+import numpy as np
+from starlette.types import Receive
+
+from asr.audio import SAMPLE_RATE, ReadOptions
+from asr.decoding.hotwords import Hotword
+from asr.errors import DecodingError
+from asr.inference.transcriber import Transcriber, file_source
+from asr.inference.transcription import Transcription
+from asr.serve.limits import is_local
+from asr.serve.openai import ApiError, Task, invalid
+from asr.serve.options import ServeOptions
+from asr.serve.scheduler import Event, Job, LeftError, Scheduler
+
+RETRY = 5  # seconds
+SOON = (250, 62)  # look-back 10 s and settle 2.5 s, in frames: words of a stream are final sooner
+
+_log = logging.getLogger(__name__)
+
+
+def stopping() -> ApiError:
+    """The answer while the server stops: uvicorn cancels what is still running after the drain."""
+    return ApiError(503, "stopping", "the server is stopping", retry=RETRY)
+
+
+class Service:
+    """A loaded model with its scheduler, and what is known of the requests in progress."""
+
+    def __init__(self, model: Transcriber, options: ServeOptions) -> None:
+        self.model, self.options = model, options
+        self.name = Path(options.model).resolve().name
+        self.created = int(model.engine.path.stat().st_mtime)
+        self.scheduler = Scheduler(model.engine, model.threads)
+        self.state: Literal["loading", "ok", "failed", "stopping"] = "loading"
+        self._clients: list[str] = []  # addresses, one for each upload in progress
+
+    def warm_up(self) -> None:
+        """Compile what decoding needs, with hotwords or not, by decoding noise; then the state is ok."""
+        decoder = self.model.decoder
+        noise = np.random.default_rng(0).dirichlet(np.ones(decoder.tokenizer.size), 100)
+        try:
+            self.model.transcribe(np.zeros(SAMPLE_RATE, np.float32))
+            for n_best in (1, 2):
+                stream = decoder.stream(n_best=n_best)
+                stream.feed(np.log(noise + 1e-9).astype(np.float32))
+                stream.finish()
+        except Exception:
+            _log.exception("the model cannot be used")
+            self.state = "failed"
+            return
+        if self.state == "loading":
+            self.state = "ok"
+
+    def check_ready(self) -> None:
+        """Raise ApiError while the server starts or stops."""
+        if self.state == "stopping":
+            raise stopping()
+        if self.state != "ok":
+            raise ApiError(503, self.state, "the server is loading its model", retry=RETRY)
+
+    @contextmanager
+    def slot(self, client: str) -> Iterator[None]:
+        """Take a place in the queue. Raises ApiError if all are taken, or too many by this client."""
+        self.check_ready()
+        if len(self._clients) >= self.options.queue:
+            raise ApiError(503, "busy", "the server is busy; try again later", retry=RETRY)
+        share = max(1, self.options.queue // 2)
+        if not is_local(client) and self._clients.count(client) >= share:
+            message = f"{share} uploads of this client are in progress; wait for one of them"
+            raise ApiError(429, "rate_limit_exceeded", message, retry=RETRY)
+        self._clients.append(client)
+        try:
+            yield
+        finally:
+            self._clients.remove(client)
+
+    def start(self, upload: BinaryIO, task: Task, report: Callable[[Event], None]) -> Job:
+        """Transcribe an upload, which is closed when the job is over. Raises ApiError."""
+        hotwords = tuple(Hotword(word) for word in task.keywords)
+        begin = partial(self.model.decoder.stream, hotwords, pace=SOON if task.stream else None)
+        try:
+            begin()
+        except DecodingError as error:
+            raise invalid("keywords", str(error)) from None
+        source = file_source(upload, "mix", ReadOptions(longest=self.options.max_seconds))
+
+        def close_and_report(event: Event) -> None:
+            if not isinstance(event, list):
+                upload.close()
+            if task.stream or not isinstance(event, list):
+                report(event)
+
+        job = Job(Transcription(source, self.model.engine, begin), close_and_report)
+        self.scheduler.submit(job)
+        return job
+
+
+class Events:
+    """What a job reports, brought to the event loop; the client's leaving is one more event."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._queue: asyncio.Queue[Event] = asyncio.Queue()
+        self._watch = self._loop.create_task(self._wait_for_leaving(receive))
+
+    def report(self, event: Event) -> None:
+        """Add an event, from any thread."""
+        with suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(self._queue.put_nowait, event)
+
+    async def next(self, timeout: float | None = None) -> Event | None:
+        """The next event; None after `timeout` seconds. Only a server that stops cancels this."""
+        try:
+            return await asyncio.wait_for(self._queue.get(), timeout)
+        except asyncio.TimeoutError:
+            return None
+        except asyncio.CancelledError:
+            return stopping()
+
+    def close(self) -> None:
+        """Stop watching the client."""
+        self._watch.cancel()
+
+    async def _wait_for_leaving(self, receive: Receive) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        self._queue.put_nowait(LeftError())
