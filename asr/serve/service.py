@@ -65,7 +65,10 @@ class Service:
         if self.state == "stopping":
             raise stopping()
         if self.state != "ok":
-            raise ApiError(503, self.state, "the server is loading its model", retry=RETRY)
+            said = (
+                "the server is loading its model" if self.state == "loading" else "its model cannot be used"
+            )
+            raise ApiError(503, self.state, said, retry=RETRY)
 
     @contextmanager
     def slot(self, client: str) -> Iterator[None]:

@@ -285,6 +285,14 @@ def test_loading_is_said(start: Start, slow: Transcriber) -> None:
         server.wait_until(lambda: server.get("/health").status_code == 200)
 
 
+def test_a_model_that_cannot_be_used_is_no_healthy_server(start: Start, slow: Transcriber) -> None:
+    slow.engine.error = BundleError("model.onnx: broken")
+    with start(model_=slow, ready=False) as server:
+        server.wait_until(lambda: server.server.started and server.service.state == "failed")
+        assert server.get("/health").status_code == 503
+        assert is_error(server.post(recording()).content, "failed")
+
+
 def test_an_engine_that_fails_is_tried_once(start: Start, slow: Transcriber) -> None:
     with start(model_=slow) as server:
         slow.engine.error = BundleError("model.onnx: broken")
