@@ -24,7 +24,7 @@ from asr.serve.limits import BodyCap, Guard, KeyCheck, Refused, SameSite
 from asr.serve.openai import ApiError, Task, as_api_error
 from asr.serve.options import ServeOptions
 from asr.serve.scheduler import Event, LeftError
-from asr.serve.service import Events, Service, stopping
+from asr.serve.service import Events, Service, not_ready
 from asr.serve.upload import read_form
 
 OPEN_PATHS = frozenset({"/health"})
@@ -47,7 +47,7 @@ async def transcribe(request: Request) -> Response:
         try:
             upload, fields = await read_form(request, service.options.temp)
         except asyncio.CancelledError:
-            raise stopping() from None
+            raise not_ready("stopping") from None
         events = Events(request.receive)
         held.callback(events.close)
         try:

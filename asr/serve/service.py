@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import BinaryIO
 
 import numpy as np
 from starlette.types import Receive
@@ -27,9 +27,16 @@ SOON = (250, 62)  # look-back 10 s and settle 2.5 s, in frames: words of a strea
 _log = logging.getLogger(__name__)
 
 
-def stopping() -> ApiError:
-    """The answer while the server stops: uvicorn cancels what is still running after the drain."""
-    return ApiError(503, "stopping", "the server is stopping", retry=RETRY)
+STATES = {
+    "loading": "the server is loading its model",
+    "failed": "the server's model cannot be used; its log says why",
+    "stopping": "the server is stopping",
+}
+
+
+def not_ready(state: str) -> ApiError:
+    """The answer in a state other than ok."""
+    return ApiError(503, state, STATES[state], retry=RETRY)
 
 
 class Service:
@@ -40,7 +47,7 @@ class Service:
         self.name = Path(options.model).resolve().name
         self.created = int(model.engine.path.stat().st_mtime)
         self.scheduler = Scheduler(model.engine, model.threads)
-        self.state: Literal["loading", "ok", "failed", "stopping"] = "loading"
+        self.state = "loading"  # then ok, or another of STATES
         self._clients: list[str] = []  # addresses, one for each upload in progress
 
     def warm_up(self) -> None:
@@ -62,13 +69,8 @@ class Service:
 
     def check_ready(self) -> None:
         """Raise ApiError while the server starts or stops."""
-        if self.state == "stopping":
-            raise stopping()
         if self.state != "ok":
-            said = (
-                "the server is loading its model" if self.state == "loading" else "its model cannot be used"
-            )
-            raise ApiError(503, self.state, said, retry=RETRY)
+            raise not_ready(self.state)
 
     @contextmanager
     def slot(self, client: str) -> Iterator[None]:
@@ -121,13 +123,13 @@ class Events:
             self._loop.call_soon_threadsafe(self._queue.put_nowait, event)
 
     async def next(self, timeout: float | None = None) -> Event | None:
-        """The next event; None after `timeout` seconds. Only a server that stops cancels this."""
+        """The next event; None after `timeout` seconds. Only uvicorn cancels this, after the drain."""
         try:
             return await asyncio.wait_for(self._queue.get(), timeout)
         except asyncio.TimeoutError:
             return None
         except asyncio.CancelledError:
-            return stopping()
+            return not_ready("stopping")
 
     def close(self) -> None:
         """Stop watching the client."""

@@ -4,6 +4,7 @@ import asyncio
 import json
 import shutil
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ import numpy as np
 import openai
 import pytest
 
+from asr.cli import main
 from asr.errors import AsrError, BundleError, UsageError
 from asr.inference import writers
 from asr.inference.engine import Window
@@ -447,6 +449,13 @@ def test_other_machines_need_a_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     assert read_key(ServeOptions(host="::")) == "other"
     with pytest.raises(UsageError, match="--cert-key"):
         read_key(ServeOptions(cert=tmp_path))
+
+
+def test_without_the_extra(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.delitem(sys.modules, "asr.serve.server")
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    assert main(["serve"]) == 1
+    assert "uvicorn is not installed" in (said := capsys.readouterr().err) and "asr[serve]" in said
 
 
 def test_addresses_and_certificates_that_cannot_be_used(model: Transcriber, tmp_path: Path) -> None:
