@@ -11,7 +11,7 @@ import soundfile
 
 from asr import audio
 from asr.containers import Notes
-from asr.errors import AudioError
+from asr.errors import AudioError, AudioTooLongError
 
 FORMATS = {
     "wav, 8 bit": ("WAV", "PCM_U8"),
@@ -262,3 +262,13 @@ def test_real_speech(shared_data: Path, tmp_path: Path) -> None:
             assert 0.01 < np.std(samples) < 0.3
             path.write_bytes(content[:-1])
             assert "cut off" in refusal(path)
+
+
+def test_longest_counts_what_is_decoded(tmp_path: Path) -> None:
+    """Seconds, and samples of all channels: a second of 8 channels at 655,350 Hz is the work of 14."""
+    path = tmp_path / "a.flac"
+    for rate, channels, seconds, longest in ((16_000, 1, 3.0, 2.9), (655_350, 8, 1.0, 13.0)):
+        soundfile.write(path, np.zeros((int(rate * seconds), channels)), rate)
+        with pytest.raises(AudioTooLongError, match=rf"a\.flac.*longer than {longest:g} s"):
+            list(audio.stream(path, options=audio.ReadOptions(longest=longest)))
+        assert list(audio.stream(path, options=audio.ReadOptions(longest=longest + 1)))

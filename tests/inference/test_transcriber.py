@@ -15,9 +15,9 @@ from asr import audio
 from asr.decoding.types import Word
 from asr.errors import AsrError, AudioError, BundleError
 from asr.inference import pipeline as pipeline_module
-from asr.inference.transcription import Source
 from asr.inference.transcriber import TranscribeOptions, Transcriber, load_model
 from asr.inference.transcript import Transcript
+from asr.inference.transcription import Source
 from asr.inference.writers import json_line
 from tests.standin import FRAME, speak, write_bundle
 

@@ -18,8 +18,8 @@ from rich.console import Console
 from asr import audio
 from asr.cli import main
 from asr.errors import AsrError, AudioError
-from asr.inference.transcription import Source
 from asr.inference.transcriber import load_model
+from asr.inference.transcription import Source
 from asr.manifest import Utterance
 from asr.scoring.conditions import (
     CLEAN,

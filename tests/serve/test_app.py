@@ -3,6 +3,7 @@
 import asyncio
 import json
 import shutil
+import ssl
 import subprocess
 import sys
 import threading
@@ -134,6 +135,8 @@ def test_requests_without_a_recording(server: Running) -> None:
             headers={"content-type": "multipart/form-data; boundary=x"},
         ),
         httpx2.post(server.url + ROUTE, files=[("file", ("a", b"a")), ("file", ("b", b"b"))]),
+        server.post(recording(), keywords__=["A"] * 300),
+        server.post(recording(), prompt="long" * 10_000),
     ]
     for answer in answers:
         assert answer.status_code == 400 and is_error(answer.content)
@@ -455,6 +458,20 @@ def test_without_the_extra() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
     assert "uvicorn is not installed" in done.stderr and "asr[serve]" in done.stderr
+
+
+def test_tls(start: Start, tmp_path: Path) -> None:
+    if not shutil.which("openssl"):
+        pytest.skip("no openssl")
+    key, cert = tmp_path / "key", tmp_path / "cert"
+    command = ["openssl", "req", "-x509", "-nodes", "-newkey", "rsa:2048", "-subj", "/CN=localhost"]
+    command += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(cert)]
+    subprocess.run(command, capture_output=True, check=True)
+    with start(cert=cert, cert_key=key) as server:
+        url, verify = f"https://127.0.0.1:{server.port}", ssl.create_default_context(cafile=str(cert))
+        for origin, status in ((url, 200), (url.replace("https", "http"), 403)):
+            answer = httpx2.get(f"{url}/v1/models", verify=verify, headers={"origin": origin})
+            assert answer.status_code == status
 
 
 def test_addresses_and_certificates_that_cannot_be_used(model: Transcriber, tmp_path: Path) -> None:

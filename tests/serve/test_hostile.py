@@ -20,6 +20,7 @@ import soundfile
 import uvicorn
 
 from asr.inference.transcriber import Transcriber
+from asr.serve import limits
 from asr.serve import server as server_module
 from asr.serve.limits import DeadlineProtocol, Deadlines
 from asr.serve.options import Size
@@ -119,6 +120,17 @@ def test_trickling_connections_do_not_keep_others_out(hasty: Running) -> None:
     assert hasty.post(recording()).json()["text"] == TEXT
     hasty.wait_until(lambda: len(hasty.server.server_state.connections) <= 1)
     for connection in many:
+        connection.close()
+
+
+def test_connections_beyond_the_most_are_closed(hasty: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "MOST_CONNECTIONS", 3)
+    hasty.wait_until(lambda: not hasty.server.server_state.connections)
+    kept = [hasty.connect() for _ in range(3)]
+    with hasty.connect() as beyond:
+        beyond.settimeout(0.3)  # sooner than any deadline
+        assert beyond.recv(1) == b""
+    for connection in kept:
         connection.close()
 
 
