@@ -21,6 +21,13 @@ class Size(int):
             raise UsageError(f"{text!r} is no size; give one such as 512M")
         return super().__new__(cls, int(digits) << BINARY[unit])
 
+    def __str__(self) -> str:
+        """The largest unit that needs no fraction."""
+        unit = max(
+            (unit for unit, bits in BINARY.items() if self % (1 << bits) == 0), key=lambda u: BINARY[u]
+        )
+        return f"{int(self) >> BINARY[unit]}{unit}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from threading import Condition, Thread
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -73,7 +73,7 @@ class Scheduler:
         self._budget = int(BATCH_SECONDS * SAMPLE_RATE)
         self._wake = Condition()  # guards all that follows
         self._jobs: list[Job] = []
-        self._live: deque[Callable[[], None]] = deque()
+        self._live: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self._live_windows: deque[tuple[Window, Future[np.ndarray]]] = deque()
         self._sessions = 0  # live ones
         self._busy = 0  # threads that work for jobs
@@ -104,18 +104,21 @@ class Scheduler:
     def live(self, work: Callable[[], Result]) -> "Future[Result]":
         """Run a piece of a live session before all jobs; pieces run in any order."""
         future: Future[Result] = Future()
-        with self._wake:
-            self._live.append(partial(_run, future, work))
-            self._wake.notify_all()
+        self._enqueue(self._live, (work, future))
         return future
 
     def live_window(self, window: Window) -> "Future[np.ndarray]":
         """Compute the posteriors of a window of a live session, as `live`; sessions share batches."""
         future: Future[np.ndarray] = Future()
-        with self._wake:
-            self._live_windows.append((window, future))
-            self._wake.notify_all()
+        self._enqueue(self._live_windows, (window, future))
         return future
+
+    def _enqueue(self, lane: "deque[tuple[Any, Future[Any]]]", entry: "tuple[Any, Future[Any]]") -> None:
+        with self._wake:
+            lane.append(entry)
+            if self._closed:
+                entry[1].cancel()
+            self._wake.notify_all()
 
     @contextmanager
     def session(self) -> Iterator[None]:
@@ -144,7 +147,7 @@ class Scheduler:
         for job in self._jobs:
             job.windows.close()
             job.report(LeftError())
-        for _, future in self._live_windows:
+        for _, future in (*self._live, *self._live_windows):
             future.cancel()
         self._jobs = []
 
@@ -172,7 +175,7 @@ class Scheduler:
     def _next(self) -> tuple[bool, Callable[[], None]] | None:
         """Choose what a free thread does, and whether for a job: live work, else the job whose turn it is."""
         if self._live:
-            return False, self._live.popleft()
+            return False, partial(_run, *self._live.popleft())
         if self._live_windows:
             return False, partial(self._compute_live, self._live_batch())
         reserved = min(max(1, self._threads // 2), self._threads - 1) if self._sessions else 0
@@ -324,7 +327,7 @@ class Scheduler:
         job.report(job.outcome)
 
 
-def _run(future: "Future[Result]", work: Callable[[], Result]) -> None:
+def _run(work: Callable[[], Result], future: "Future[Result]") -> None:
     """Run work for a future, unless that was cancelled."""
     if not future.set_running_or_notify_cancel():
         return

@@ -158,7 +158,7 @@ def test_errors_in_their_shape(error: Exception, status: int, code: str, kind: s
 
 @pytest.mark.parametrize(("text", "size"), [("512M", 512 << 20), ("1g", 1 << 30), ("10KB", 10_240), ("7", 7)])
 def test_sizes(text: str, size: int) -> None:
-    assert Size(text) == size
+    assert Size(text) == size == Size(str(Size(text)))
     for wrong in ("", "M", "1.5M", "-1", "1T", "many"):
         with pytest.raises(UsageError, match="size"):
             Size(wrong)

@@ -243,7 +243,9 @@ def test_closing_ends_all_jobs_and_threads() -> None:
         clients = [Client(scheduler, StubTranscription([20.0] * 100)) for _ in range(3)]
         until(lambda: len(engine.batches) == 2)
         assert 0 < scheduler.stalled() < 10
+        chunk = scheduler.live_window(Window(np.zeros(16_000, np.float32), 0, 1))
     assert all(isinstance(client.result(), LeftError) for client in clients)
+    assert chunk.done() and scheduler.live(lambda: 1).cancelled()
     assert all(client.transcription.closed for client in clients)
     assert not any(
         thread.name.startswith("asr-") and thread in scheduler._pool for thread in threading.enumerate()
