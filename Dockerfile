@@ -3,15 +3,11 @@
 FROM python:3.12-slim
 
 ENV PYTHONDONTWRITEBYTECODE=1 NUMBA_CACHE_DIR=/var/cache/asr
-WORKDIR /src
-COPY pyproject.toml README.md constraints.txt ./
-COPY asr asr
-COPY data_prep data_prep
-RUN pip install --no-cache-dir --constraint constraints.txt '.[serve]' && rm -rf /src/*
+RUN --mount=type=bind,target=/src,rw \
+    pip install --no-cache-dir --constraint /src/constraints.txt '/src[serve]'
 # The decoder is compiled here, once, and not by each container; whoever runs it may read the result.
 RUN asr warm-up && chmod -R a+rX /var/cache/asr
 
-WORKDIR /
 USER 10001:10001
 EXPOSE 8000
 HEALTHCHECK --interval=10s --timeout=3s --start-period=60s CMD ["python", "-c", \
