@@ -231,15 +231,19 @@ class DeadlineProtocol(H11Protocol):
         return None
 
     def send_400_response(self, msg: str) -> None:
-        """Answer what is no HTTP."""
-        content = json.dumps(ApiError(400, "invalid_request", msg).body()).encode()
-        headers = [("content-type", "application/json"), ("connection", "close")]
-        headers.append(("content-length", str(len(content))))
-        events: Iterable[Any] = (
-            h11.Response(status_code=400, headers=headers, reason=b"Bad Request"),
-            h11.Data(data=content),
-            h11.EndOfMessage(),
-        )
-        for event in events:
-            self.transport.write(self.conn.send(event) or b"")
+        """Answer what is no HTTP, unless an answer has begun. To the application its client has left."""
+        if self.cycle and not self.cycle.response_complete:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            content = json.dumps(ApiError(400, "invalid_request", msg).body()).encode()
+            headers = [("content-type", "application/json"), ("connection", "close")]
+            headers.append(("content-length", str(len(content))))
+            events: Iterable[Any] = (
+                h11.Response(status_code=400, headers=headers, reason=b"Bad Request"),
+                h11.Data(data=content),
+                h11.EndOfMessage(),
+            )
+            for event in events:
+                self.transport.write(self.conn.send(event) or b"")
         self.transport.close()

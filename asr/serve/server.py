@@ -57,7 +57,7 @@ def make_server(
         create_app(model, options, key),
         http=protocol,
         lifespan="on",
-        log_level="warning",
+        log_level="error",  # warnings are about what clients send
         access_log=False,  # it would hold what clients put into addresses
         proxy_headers=False,
         server_header=False,
