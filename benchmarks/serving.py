@@ -259,7 +259,8 @@ def soak(load: Load) -> Iterator[Row]:
         server.client.post(ROUTE, files=files, data=asked[number % 4])
 
     with served(load) as server, ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda number: send(server, number), range(count // 5)))  # warm up
+        with ThreadPoolExecutor(32) as many:  # fills the pools of threads, which keep their sizes
+            list(many.map(lambda number: send(server, number), range(count // 5)))
         memory, counts = server.memory(), server.counts()
         list(pool.map(lambda number: send(server, number), range(count)))
         server.client.close()
