@@ -9,7 +9,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -45,6 +45,16 @@ def _load(
         raise UsageError("--greedy takes no --lm, --lexicon, --hotword or --beam; leave one of them out")
     announce_compilation()
     return load_model(bundle, threads, load)
+
+
+def _fit_hotwords(options: "TranscribeOptions", model: "Transcriber") -> "TranscribeOptions":
+    """Leave out hotwords that cannot be spelt, with a line for each: once, not for each recording."""
+    from asr.decoding.hotwords import Hotword
+
+    hotwords, faults = model.decoder.fit_hotwords(map(Hotword, options.hotwords))
+    for fault in faults:
+        print_error(fault)
+    return replace(options, hotwords=tuple(hotword.phrase for hotword in hotwords))
 
 
 def _print(text: str, json: bool = False) -> None:
@@ -96,6 +106,7 @@ def transcribe(args: Transcribe, options: "TranscribeOptions", load: "LoadOption
     if not recordings:
         return 1 if failures else 0
     model = _load(args.model, args.threads, load, options.hotwords)
+    options = _fit_hotwords(options, model)
     _trim_memory()
     named = len(recordings) > 1
     with progress(seconds=_seconds(recordings), count=len(recordings)) as update:
@@ -338,7 +349,9 @@ def tune(args: Tune, options: "TuneOptions", load: "LoadOptions") -> int:
     tuned = tune_bundle(args.model, _manifests(args.manifests), load, options)
     for lm_weight, word_bonus, errors in tuned.tuning.trials:
         print(f"language model weight {lm_weight:.2f}, word bonus {word_bonus:.2f}: {errors} word errors")
-    words = max(1, tuned.tuning.words)
+    for problem in tuned.problems:
+        print_error(f"{problem.id}: {problem.reason}")
+    words = tuned.tuning.words
     print(f"WER {100 * tuned.tuning.errors / words:.2f} % on {words} words; written to {args.model}")
     if tuned.held_out_errors is not None:
         rate = 100 * tuned.held_out_errors / words
@@ -347,7 +360,7 @@ def tune(args: Tune, options: "TuneOptions", load: "LoadOptions") -> int:
         if fit is not None:
             print(f"{name}: temperature {fit.temperature:.3f}; cross-validated over speakers:")
             print("  " + report.quality_line(fit.calibrated))
-    return 0
+    return 1 if tuned.problems else 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -368,7 +381,7 @@ def evaluate(
     """Measure word error rates, also under noise or at another tempo or level."""
     from asr.model.bundle import resolve_bundle
     from asr.scoring import conditions, report, wer
-    from asr.scoring.evaluate import read_all
+    from asr.scoring.evaluate import normalized, read_all, reference_doubt
 
     if args.plot and not asked.altered:
         raise UsageError("--plot draws word error rates against conditions; give one, such as --snr")
@@ -378,6 +391,11 @@ def evaluate(
         report.check_plot()
         check_output(args.plot)
     model = _load(args.model, args.threads, load, options.hotwords)
+    options = _fit_hotwords(options, model)
+    characters = model.decoder.characters
+    references = normalized(utterances, characters) if asked.normalize else utterances
+    if doubt := reference_doubt(references, characters):
+        print_error(doubt)
     result = conditions.evaluate_conditions(model, utterances, asked, noise, True, options)
     plain = None if asked.altered else result.reports[conditions.CLEAN]
     try:

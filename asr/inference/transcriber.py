@@ -87,7 +87,7 @@ class Transcriber:
     ) -> Iterator[tuple[Path, Transcript | AsrError]]:
         """Transcribe files in order, opened when needed; one that cannot be transcribed yields its error.
 
-        Raises DecodingError for hotwords that cannot be spelt.
+        Hotwords that cannot be spelt are left out, with a warning in each transcript.
         """
         given, named = tee(paths)
         sources = (file_source(path, options.channel, options) for path in given)
@@ -98,10 +98,11 @@ class Transcriber:
         self, sources: Iterable[Source], options: TranscribeOptions = DEFAULT, on_audio: OnAudio | None = None
     ) -> Iterator[Transcript | AsrError]:
         """Transcribe sources, whose channels are selected already; otherwise as `transcribe_files`."""
-        hotwords = tuple(Hotword(phrase, options.hotword_boost) for phrase in options.hotwords)
+        asked = (Hotword(phrase, options.hotword_boost) for phrase in options.hotwords)
+        hotwords, warnings = self.decoder.fit_hotwords(asked)
         begin = partial(self.decoder.stream, hotwords, options.n_best)
-        begin()  # raises before anything is read if the hotwords do not fit
-        return Pipeline(self.engine, begin, self.threads, on_audio).run(sources)
+        begin()  # raises before anything is read if the options do not fit
+        return Pipeline(self.engine, begin, self.threads, on_audio).run(_warned(sources, warnings))
 
     def posteriors(
         self, recording: Audio, sample_rate: float = SAMPLE_RATE, channel: OneChannel = "mix"
@@ -140,6 +141,13 @@ def transcribe(
 ) -> Transcript:
     """Transcribe one recording with a bundle; for several, use `load_model` once."""
     return load_model(model).transcribe(recording, sample_rate, options)
+
+
+def _warned(sources: Iterable[Source], warnings: Sequence[str]) -> Iterator[Source]:
+    for source in sources:
+        for warning in warnings:
+            source.notes.warn(warning)
+        yield source
 
 
 STRICT = ReadOptions(strict=True)
