@@ -113,9 +113,12 @@ def stream(
         raise AudioError(f"{name}: {NO_SAMPLES}{beyond}")
 
 
-def read(path: File, channel: int | Literal["mix"] = "mix") -> np.ndarray:
+def read(
+    path: File, channel: int | Literal["mix"] = "mix", options: ReadOptions = ReadOptions()
+) -> np.ndarray:
     """Decode a whole recording to float32 `[samples]` at 16 kHz. Raises AudioError as `stream` does."""
-    return np.concatenate([*(block[:, 0] for block in stream(path, channel)), np.zeros(0, np.float32)])
+    blocks = stream(path, channel, options=options)
+    return np.concatenate([*(block[:, 0] for block in blocks), np.zeros(0, np.float32)])
 
 
 def resample(samples: np.ndarray, rate: float, name: str = "audio") -> np.ndarray:

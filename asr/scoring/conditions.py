@@ -127,7 +127,7 @@ def apply_condition(
 
     Reading may raise AudioError, also if noise is asked for and the recording is silent.
     """
-    recording = file_source(utterance.audio_filepath)
+    recording = file_source(utterance.audio_filepath, options=utterance.part)
 
     def altered() -> Iterator[np.ndarray]:
         samples = np.concatenate([block[:, 0] for block in recording.blocks])
@@ -213,7 +213,7 @@ def babble(utterances: Sequence[Utterance]) -> Noise:
         total, talkers = np.zeros(samples, dtype=np.float32), 0
         for index in random.permutation(len(others)):
             try:
-                voice = audio.read(others[index].audio_filepath)
+                voice = audio.read(others[index].audio_filepath, options=others[index].part)
             except AudioError:
                 continue  # evaluation reports it as that utterance's own problem
             voice = np.resize(np.roll(voice, -int(random.integers(max(1, len(voice))))), samples)

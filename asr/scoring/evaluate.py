@@ -170,7 +170,7 @@ def evaluate(
 def evaluate_utterances(
     model: Transcriber,
     utterances: Sequence[Utterance],
-    source_of: Callable[[Utterance], Source] = lambda u: file_source(u.audio_filepath),
+    source_of: Callable[[Utterance], Source] = lambda u: file_source(u.audio_filepath, options=u.part),
     progress: bool = False,
     title: str = "transcribing",
     options: TranscribeOptions = TranscribeOptions(),

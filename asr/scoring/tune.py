@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from rapidfuzz.distance import Levenshtein
 
+from asr import audio
 from asr.console import option
 from asr.decoding.beam import GREEDY_TEMPERATURE, TEMPERATURE, BeamDecoder, DecodingOptions
 from asr.errors import AsrError
@@ -191,7 +192,7 @@ def _hear(
     heard, problems = [], []
     for utterance in utterances:
         try:
-            heard.append((model.posteriors(utterance.audio_filepath), utterance))
+            heard.append((model.posteriors(audio.read(utterance.audio_filepath, options=utterance.part)), utterance))
         except AsrError as error:
             problems.append(Problem(utterance.id, str(error)))
     if problems and not any(utterance.text.split() for _, utterance in heard):
