@@ -6,6 +6,7 @@ What a command needs is imported inside it, so that each starts as fast as it ca
 import ctypes
 import logging
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from asr.console import announce_compilation, check_output, open_output, option, print_error, progress
+from asr.console import check_output, open_output, option, print_error, progress
 from asr.errors import AsrError, TextError, UsageError, require_train
 
 if TYPE_CHECKING:
@@ -43,7 +44,6 @@ def _load(
 
     if load.greedy and (load.lm or load.lexicon or hotwords or "beam" in load.settings):
         raise UsageError("--greedy takes no --lm, --lexicon, --hotword or --beam; leave one of them out")
-    announce_compilation()
     return load_model(bundle, threads, load)
 
 
@@ -85,7 +85,15 @@ class Transcribe:
         "write files (txt by default) below this folder, not beside the inputs", None, metavar="FOLDER"
     )
     skip_existing: bool = option("skip recordings whose files exist", False)
+    language: str | None = option("en; a model has one language", None, metavar="LANGUAGE")
+    quiet: bool = option("print only errors and what is missing of a recording to standard error", False)
     threads: int | None = option(THREADS, None, least=1)
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"en([-_]\w+)*|english", self.language or "en", re.IGNORECASE):
+            raise UsageError(
+                f"--language {self.language}: box is a model of English; leave it out for others"
+            )
 
 
 def transcribe(args: Transcribe, options: "TranscribeOptions", load: "LoadOptions") -> int:
@@ -109,7 +117,7 @@ def transcribe(args: Transcribe, options: "TranscribeOptions", load: "LoadOption
     options = _fit_hotwords(options, model)
     _trim_memory()
     named = len(recordings) > 1
-    with progress(seconds=_seconds(recordings), count=len(recordings)) as update:
+    with progress(seconds=_seconds(recordings), count=len(recordings), show=not args.quiet) as update:
         paths = (recording.path for recording in recordings)
         for path, result in model.transcribe_files(paths, options, lambda seconds: update(seconds=seconds)):
             found: list[str] = []
@@ -120,19 +128,20 @@ def transcribe(args: Transcribe, options: "TranscribeOptions", load: "LoadOption
             else:
                 line = json_line(path, result) if args.json else text_line(path, result, named)
                 _print(line, args.json)
-            for line in (*found, *_doubts(path, result)):
+            for line in (*found, *_doubts(path, result, args.quiet)):
                 print_error(line)
             failures += found
             update(count=1)
     return 1 if failures else 0
 
 
-def _doubts(path: Path, result: "Transcript | AsrError") -> Iterator[str]:
-    """Warnings about a recording that was transcribed."""
+def _doubts(path: Path, result: "Transcript | AsrError", quiet: bool) -> Iterator[str]:
+    """What is missing of a recording that was transcribed, and warnings unless `quiet`."""
     if not isinstance(result, AsrError):
         if result.incomplete:
             yield f"{path}: incomplete: {result.incomplete}"
-        yield from (f"{path}: {warning}" for warning in result.warnings)
+        if not quiet:
+            yield from (f"{path}: {warning}" for warning in result.warnings)
 
 
 def _formats(args: Transcribe) -> tuple[str, ...]:
@@ -196,7 +205,6 @@ def align(args: Align) -> int:
     from asr.inference.transcriber import load_model
 
     text = _text(args.text)
-    announce_compilation()
     model = load_model(args.model, args.threads, LoadOptions(greedy=True, lexicon=args.lexicon))
     transcript = model.align(args.audio, text)
     show = partial(writers.json_line, args.audio) if args.json else writers.word_table
@@ -215,6 +223,14 @@ def _text(argument: str) -> str:
     if len(argument.split()) == 1 and (path.suffix or path.name != argument):
         raise TextError(f"{argument}: no such file; give a text, or a file that holds it")
     return argument
+
+
+def warm_up() -> int:
+    """Compile the inner loops now instead of at their first use."""
+    from asr.warm_up import compile_all
+
+    print(f"compiled code is in {compile_all()}")
+    return 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -345,7 +361,6 @@ def tune(args: Tune, options: "TuneOptions", load: "LoadOptions") -> int:
     from asr.scoring import report
     from asr.scoring.tune import tune_bundle
 
-    announce_compilation()
     tuned = tune_bundle(args.model, _manifests(args.manifests), load, options)
     for lm_weight, word_bonus, errors in tuned.tuning.trials:
         print(f"language model weight {lm_weight:.2f}, word bonus {word_bonus:.2f}: {errors} word errors")

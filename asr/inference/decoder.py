@@ -45,6 +45,7 @@ class Decoder:
     ) -> None:
         self.tokenizer = config.tokenizer
         self.frame_seconds = frame_seconds
+        self.loaded_with = options
         self.options = replace(bundle_options(folder, config.decoding), **options.settings)
         self._lexicon_path = options.lexicon or _present(folder / LEXICON)
         lm = options.lm or _present(folder / LM)

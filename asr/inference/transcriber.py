@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import tee
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
@@ -54,12 +54,18 @@ DEFAULT = TranscribeOptions()
 
 @dataclass(frozen=True, eq=False)
 class Transcriber:
-    """A loaded model, made by `load_model`; thread-safe. `sample_rate` in Hz applies to arrays only."""
+    """A loaded model, made by `load_model`; thread-safe. `sample_rate` in Hz applies to arrays only.
+
+    A copy in another process (a pickle) loads the bundle anew.
+    """
 
     engine: Engine
     decoder: Decoder
     config: BundleConfig
     threads: int = 1
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return load_model, (self.engine.path.parent.absolute(), self.threads, self.decoder.loaded_with)
 
     def transcribe(
         self, recording: Audio, sample_rate: float = SAMPLE_RATE, options: TranscribeOptions = DEFAULT

@@ -192,7 +192,8 @@ def _hear(
     heard, problems = [], []
     for utterance in utterances:
         try:
-            heard.append((model.posteriors(audio.read(utterance.audio_filepath, options=utterance.part)), utterance))
+            samples = audio.read(utterance.audio_filepath, options=utterance.part)
+            heard.append((model.posteriors(samples), utterance))
         except AsrError as error:
             problems.append(Problem(utterance.id, str(error)))
     if problems and not any(utterance.text.split() for _, utterance in heard):
