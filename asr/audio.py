@@ -116,9 +116,12 @@ def stream(
         raise AudioError(f"{name}: {NO_SAMPLES}{beyond}")
 
 
-def read(path: File, channel: int | Literal["mix"] = "mix") -> np.ndarray:
+def read(
+    path: File, channel: int | Literal["mix"] = "mix", options: ReadOptions = ReadOptions()
+) -> np.ndarray:
     """Decode a whole recording to float32 `[samples]` at 16 kHz. Raises AudioError as `stream` does."""
-    return np.concatenate([*(block[:, 0] for block in stream(path, channel)), np.zeros(0, np.float32)])
+    blocks = stream(path, channel, options=options)
+    return np.concatenate([*(block[:, 0] for block in blocks), np.zeros(0, np.float32)])
 
 
 def resample(samples: np.ndarray, rate: float, name: str = "audio") -> np.ndarray:
@@ -299,6 +302,12 @@ def _chained(view: View, name: str, notes: Notes, number: int | None) -> Iterato
     for start, end in zip(view.links, [*view.links[1:], view.size], strict=True):
         part = copy(view)
         part.start, part.end = view.start + start, view.start + end
+        if view.read_at(0, 4) != b"OggS":  # whose pages have all been checked
+            part.patch, part.links = (0, b""), [0]
+            check_container(part, notes)
+            if len(part.links) > 1:
+                yield from _chained(part, name, notes, number)
+                continue
         with open_ffmpeg(part, name, notes, number) as track:
             for rate, block in track.blocks:
                 width = width or block.shape[1]
@@ -422,17 +431,23 @@ class _Decoder:
 
     def _frames(self) -> Iterator[tuple[av.AudioFrame, np.ndarray]]:
         """Decoded frames and their samples; packets that are damaged are counted."""
-        damaged, good = 0, False
+        damaged, padding, good = 0, 0, False
         for packet in self._packets():
             try:
                 decoded = cast("list[av.AudioFrame]", packet.decode())
                 frames = [(frame, _samples(frame)) for frame in decoded]
                 damaged += packet.is_corrupt and good and self._format not in _PCM
             except (av.FFmpegError, ValueError):
+                content = bytes(packet).lstrip(b"\0")[:3] if self._format in ("mp3", "aac") else b"-"
+                if not content or content in (b"ID3", b"TAG", b"APE"):
+                    padding += not content
+                    continue
                 # A dump of a broadcast starts in the middle of a frame.
                 damaged += good or self._format not in ("mp3", "aac", "mpegts", "mpeg")
                 continue
             good |= bool(frames)
+            if frames:  # zeros between frames are damage, those at the end are not
+                damaged, padding = damaged + padding, 0
             yield from frames
         if damaged:
             self._notes.losses.append(f"{damaged} damaged packet{'s' * (damaged > 1)}")

@@ -6,6 +6,7 @@ Nothing heavy is imported before a command is chosen.
 import argparse
 import math
 import os
+import re
 import shlex
 import sys
 from collections.abc import Callable, Collection, Sequence
@@ -19,7 +20,7 @@ from types import NoneType, UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from asr import commands
-from asr.console import exit_code, open_output
+from asr.console import announce_compilation, exit_code, open_output
 from asr.errors import UsageError
 from data_prep import CORPORA
 
@@ -27,7 +28,7 @@ Options = TypeVar("Options")
 
 
 COMMANDS = {
-    "Use a model": ("transcribe", "serve", "align", "info", "export"),
+    "Use a model": ("transcribe", "serve", "align", "info", "export", "warm-up"),
     "Train a model": (*(f"prepare {name}" for name in CORPORA), "train", "tune"),
     "Measure a model": ("evaluate", "compare"),
     "Language models": ("lm train", "lm import", "lm export", "lm pack", "lm score"),
@@ -84,7 +85,12 @@ def _run(arguments: list[str]) -> int:
         file = arguments[0]
         raise UsageError(f"{file}: a file, not a command; try asr transcribe {shlex.quote(file)}")
     given = vars(_parser(arguments).parse_args(arguments))
-    return int(given["run"](*(read_flags(options, given) for options in given["options"])))
+    if not given.get("quiet"):
+        announce_compilation.set()
+    try:
+        return int(given["run"](*(read_flags(options, given) for options in given["options"])))
+    finally:
+        announce_compilation.clear()
 
 
 def _parser(arguments: list[str]) -> argparse.ArgumentParser:
@@ -92,7 +98,7 @@ def _parser(arguments: list[str]) -> argparse.ArgumentParser:
     rows = [name for section in COMMANDS.values() for name in section]
     summaries = {f"prepare {name}": help for name, help in CORPORA.items()}
     own = (name for name in rows if name not in summaries)
-    summaries |= {name: _summary(getattr(commands, name.replace(" ", "_"))) for name in own}
+    summaries |= {name: _summary(_function(name)) for name in own}
     overview = ["Speech recognition: log-mel features, bidirectional GRU, CTC."]
     for title, names in COMMANDS.items():
         overview += ["", f"{title}:", *(f"  {name:<20} {summaries[name]}" for name in names)]
@@ -128,9 +134,14 @@ def _find(name: str) -> tuple[Callable[..., int], list[type]]:
     if group == "prepare":
         module = import_module(f"data_prep.{corpus.replace('-', '_')}")
         return partial(commands.prepare, module.prepare), [module.Options]
-    run = getattr(commands, name.replace(" ", "_"))
+    run = _function(name)
     hints = [hint for parameter, hint in run.__annotations__.items() if parameter != "return"]
     return run, [getattr(import_module(HOMES[h]), h) if isinstance(h, str) else h for h in hints]
+
+
+def _function(name: str) -> Callable[..., int]:
+    run: Callable[..., int] = getattr(commands, re.sub("[ -]", "_", name))
+    return run
 
 
 def _summary(documented: Any) -> str:

@@ -6,16 +6,17 @@ What a command needs is imported inside it, so that each starts as fast as it ca
 import ctypes
 import logging
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from asr.console import announce_compilation, check_output, open_output, option, print_error, progress
+from asr.console import check_output, open_output, option, print_error, progress
 from asr.errors import AsrError, TextError, UsageError, require_train
 
 if TYPE_CHECKING:
@@ -44,8 +45,17 @@ def _load(
 
     if load.greedy and (load.lm or load.lexicon or hotwords or "beam" in load.settings):
         raise UsageError("--greedy takes no --lm, --lexicon, --hotword or --beam; leave one of them out")
-    announce_compilation()
     return load_model(bundle, threads, load)
+
+
+def _fit_hotwords(options: "TranscribeOptions", model: "Transcriber") -> "TranscribeOptions":
+    """Leave out hotwords that cannot be spelt, with a line for each: once, not for each recording."""
+    from asr.decoding.hotwords import Hotword
+
+    hotwords, faults = model.decoder.fit_hotwords(map(Hotword, options.hotwords))
+    for fault in faults:
+        print_error(fault)
+    return replace(options, hotwords=tuple(hotword.phrase for hotword in hotwords))
 
 
 def _print(text: str, json: bool = False) -> None:
@@ -76,7 +86,15 @@ class Transcribe:
         "write files (txt by default) below this folder, not beside the inputs", None, metavar="FOLDER"
     )
     skip_existing: bool = option("skip recordings whose files exist", False)
+    language: str | None = option("en; a model has one language", None, metavar="LANGUAGE")
+    quiet: bool = option("print only errors and what is missing of a recording to standard error", False)
     threads: int | None = option(THREADS, None, least=1)
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"en([-_]\w+)*|english", self.language or "en", re.IGNORECASE):
+            raise UsageError(
+                f"--language {self.language}: box is a model of English; leave it out for others"
+            )
 
 
 def transcribe(args: Transcribe, options: "TranscribeOptions", load: "LoadOptions") -> int:
@@ -97,9 +115,10 @@ def transcribe(args: Transcribe, options: "TranscribeOptions", load: "LoadOption
     if not recordings:
         return 1 if failures else 0
     model = _load(args.model, args.threads, load, options.hotwords)
+    options = _fit_hotwords(options, model)
     _trim_memory()
     named = len(recordings) > 1
-    with progress(seconds=_seconds(recordings), count=len(recordings)) as update:
+    with progress(seconds=_seconds(recordings), count=len(recordings), show=not args.quiet) as update:
         paths = (recording.path for recording in recordings)
         for path, result in model.transcribe_files(paths, options, lambda seconds: update(seconds=seconds)):
             found: list[str] = []
@@ -110,19 +129,20 @@ def transcribe(args: Transcribe, options: "TranscribeOptions", load: "LoadOption
             else:
                 line = json_line(path, result) if args.json else text_line(path, result, named)
                 _print(line, args.json)
-            for line in (*found, *_doubts(path, result)):
+            for line in (*found, *_doubts(path, result, args.quiet)):
                 print_error(line)
             failures += found
             update(count=1)
     return 1 if failures else 0
 
 
-def _doubts(path: Path, result: "Transcript | AsrError") -> Iterator[str]:
-    """Warnings about a recording that was transcribed."""
+def _doubts(path: Path, result: "Transcript | AsrError", quiet: bool) -> Iterator[str]:
+    """What is missing of a recording that was transcribed, and warnings unless `quiet`."""
     if not isinstance(result, AsrError):
         if result.incomplete:
             yield f"{path}: incomplete: {result.incomplete}"
-        yield from (f"{path}: {warning}" for warning in result.warnings)
+        if not quiet:
+            yield from (f"{path}: {warning}" for warning in result.warnings)
 
 
 def _formats(args: Transcribe) -> tuple[str, ...]:
@@ -200,7 +220,6 @@ def align(args: Align) -> int:
     from asr.inference.transcriber import load_model
 
     text = _text(args.text)
-    announce_compilation()
     model = load_model(args.model, args.threads, LoadOptions(greedy=True, lexicon=args.lexicon))
     transcript = model.align(args.audio, text)
     show = partial(writers.json_line, args.audio) if args.json else writers.word_table
@@ -219,6 +238,14 @@ def _text(argument: str) -> str:
     if len(argument.split()) == 1 and (path.suffix or path.name != argument):
         raise TextError(f"{argument}: no such file; give a text, or a file that holds it")
     return argument
+
+
+def warm_up() -> int:
+    """Compile the inner loops now instead of at their first use."""
+    from asr.warm_up import compile_all
+
+    print(f"compiled code is in {compile_all()}")
+    return 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -349,11 +376,12 @@ def tune(args: Tune, options: "TuneOptions", load: "LoadOptions") -> int:
     from asr.scoring import report
     from asr.scoring.tune import tune_bundle
 
-    announce_compilation()
     tuned = tune_bundle(args.model, _manifests(args.manifests), load, options)
     for lm_weight, word_bonus, errors in tuned.tuning.trials:
         print(f"language model weight {lm_weight:.2f}, word bonus {word_bonus:.2f}: {errors} word errors")
-    words = max(1, tuned.tuning.words)
+    for problem in tuned.problems:
+        print_error(f"{problem.id}: {problem.reason}")
+    words = tuned.tuning.words
     print(f"WER {100 * tuned.tuning.errors / words:.2f} % on {words} words; written to {args.model}")
     if tuned.held_out_errors is not None:
         rate = 100 * tuned.held_out_errors / words
@@ -362,7 +390,7 @@ def tune(args: Tune, options: "TuneOptions", load: "LoadOptions") -> int:
         if fit is not None:
             print(f"{name}: temperature {fit.temperature:.3f}; cross-validated over speakers:")
             print("  " + report.quality_line(fit.calibrated))
-    return 0
+    return 1 if tuned.problems else 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -383,7 +411,7 @@ def evaluate(
     """Measure word error rates, also under noise or at another tempo or level."""
     from asr.model.bundle import resolve_bundle
     from asr.scoring import conditions, report, wer
-    from asr.scoring.evaluate import read_all
+    from asr.scoring.evaluate import normalized, read_all, reference_doubt
 
     if args.plot and not asked.altered:
         raise UsageError("--plot draws word error rates against conditions; give one, such as --snr")
@@ -393,6 +421,11 @@ def evaluate(
         report.check_plot()
         check_output(args.plot)
     model = _load(args.model, args.threads, load, options.hotwords)
+    options = _fit_hotwords(options, model)
+    characters = model.decoder.characters
+    references = normalized(utterances, characters) if asked.normalize else utterances
+    if doubt := reference_doubt(references, characters):
+        print_error(doubt)
     result = conditions.evaluate_conditions(model, utterances, asked, noise, True, options)
     plain = None if asked.altered else result.reports[conditions.CLEAN]
     try:

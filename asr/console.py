@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import MISSING, field
 from pathlib import Path
-from threading import Lock
+from threading import Event, Lock
 from typing import TYPE_CHECKING, Any
 
 from asr.errors import AsrError
@@ -23,6 +23,10 @@ Update = Callable[..., None]
 def option(help: str, default: Any = MISSING, **metadata: Any) -> Any:
     """Declare a field of an option dataclass with its help; asr.cli.add_flags documents other metadata."""
     return field(default=default, metadata={"help": help, **metadata})
+
+
+announce_compilation = Event()
+"""Set by the command line: the next compilation of inner loops by asr.jit is announced."""
 
 
 def open_output(encoding: str | None = None) -> None:
@@ -108,19 +112,3 @@ def progress(
     with progress_bar("{task.fields[done]}") as bar:
         task = bar.add_task(stage, total=seconds or count, done="")
         yield update
-
-
-def announce_compilation() -> None:
-    """Explain the wait, on a terminal, when numba first compiles the decoder on this machine."""
-    if not sys.stderr.isatty():
-        return
-    from numba.core import event
-
-    class Notice(event.Listener):  # type: ignore[misc]  # numba has no types
-        def on_start(self, _: event.Event) -> None:
-            event.unregister("numba:compile", self)
-            print_error("compiling the decoder, once on this machine; it may take a minute")
-
-        def on_end(self, _: event.Event) -> None: ...
-
-    event.register("numba:compile", Notice())

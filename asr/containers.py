@@ -134,7 +134,7 @@ def check_container(view: View, notes: Notes) -> None:
         notes.losses.append(f"{view.size % 188} of 188 bytes of its last packet")
     elif layout:
         layout = layout._replace(name=None) if head[8:12] == b"AVI " else layout
-        long_size = struct.unpack("<Q", head[28:36])[0] if head[12:16] == b"ds64" and head[35:] else 0
+        long_size = struct.unpack("<Q", head[28:36])[0] if head[12:16] == b"ds64" and head[35:] else None
         _check_chunks(view, notes, layout, long_size)
     view.seek(0)
 
@@ -158,8 +158,12 @@ def _check_size(
         view.patch = (offset, struct.pack(layout, size if not short or size < 1 << 32 else 0))
 
 
-def _check_chunks(view: View, notes: Notes, chunks: _Chunks, long_size: int) -> None:
-    """Walk the chunks up to the samples; `long_size` is RF64's 64-bit size (EBU Tech 3306)."""
+_DS64 = (28, "<Q", 0)
+"""Place of RF64's 64-bit size of the samples (EBU Tech 3306)."""
+
+
+def _check_chunks(view: View, notes: Notes, chunks: _Chunks, long_size: int | None) -> None:
+    """Walk the chunks up to the samples; `long_size` is RF64's 64-bit size, if it has one."""
     position, width = chunks.first, struct.calcsize(chunks.header)
     for _ in range(1 << 18):
         header = view.read_at(position, width)
@@ -167,14 +171,14 @@ def _check_chunks(view: View, notes: Notes, chunks: _Chunks, long_size: int) -> 
             return
         name, length = struct.unpack(chunks.header, header)
         start, length = position + width, length - chunks.counted
-        is_long = length == 0xFFFFFFFF and long_size > 0
-        length = long_size if is_long else length
+        is_long = length == 0xFFFFFFFF and long_size is not None
+        length = length if long_size is None or not is_long else long_size
         end = start + length + -(start + length) % chunks.align
         if name == chunks.name:
             layout = chunks.header[0] + chunks.header[-1]
             place = (start - struct.calcsize(layout), layout, chunks.counted)
             ended = _only_metadata_follows(view, end, chunks)
-            _check_size(view, notes, start, length, ended, None if is_long else place)
+            _check_size(view, notes, start, length, ended, _DS64 if is_long else place)
             return
         if length < 0:
             return
@@ -194,6 +198,9 @@ def _only_metadata_follows(view: View, position: int, chunks: _Chunks) -> bool:
         if header[:3] in (b"ID3", b"TAG"):
             return True
         name, length = struct.unpack(chunks.header, header)
+        if name in (b"RIFF", b"RF64") and view.read_at(position + 8, 4) == b"WAVE":
+            view.links.append(position)  # files laid end to end
+            return True
         if not re.fullmatch(rb"[\x20-\x7e]{4}", name[:4]) or length < 0:
             return bool(view.size - position < 4096 and not any(view.read_at(position, 4096)))
         position += width - chunks.counted + length

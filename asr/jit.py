@@ -1,14 +1,57 @@
-"""Compilation of inner loops by numba."""
+"""Inner loops that numba compiles on their first call; numba is imported then, and not for `--help`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from threading import RLock
 from typing import Any
 
-from numba import njit
+KERNELS: "list[Kernel]" = []
+"""All compiled functions of the modules imported so far."""
+
+
+_LOCK = RLock()
+
+
+class Kernel:
+    """A function that is compiled on its first call, by whichever types it is called with."""
+
+    def __init__(self, function: Callable[..., Any], **options: bool) -> None:
+        self.py_func, self._options = function, options
+        self._dispatcher: Any = None
+        KERNELS.append(self)
+
+    def __call__(self, *arguments: Any) -> Any:
+        return (self._dispatcher or self.dispatcher)(*arguments)
+
+    @property
+    def dispatcher(self) -> Any:
+        """Numba's object, with the cache on disk of asr.jit_cache."""
+        with _LOCK:
+            if self._dispatcher is None:
+                from numba import njit
+
+                from asr.jit_cache import Cache
+
+                dispatcher = njit(nogil=True, **self._options)(self.py_func)
+                dispatcher._cache = Cache(self.py_func, sorted(set(self.sources())))
+                self._dispatcher = dispatcher
+            return self._dispatcher
+
+    @property
+    def _numba_type_(self) -> Any:
+        """Its type where another compiled function calls it."""
+        return self.dispatcher._numba_type_
+
+    def sources(self) -> Iterator[str]:
+        """Files of the function and of those that it calls, which become part of its code."""
+        yield self.py_func.__code__.co_filename
+        for name in self.py_func.__code__.co_names:
+            if isinstance(callee := self.py_func.__globals__.get(name), Kernel):
+                yield from callee.sources()
 
 
 def compiled(function: Callable[..., Any]) -> Any:
     """Compile a function on its first call and cache the result on disk where possible."""
-    return _compile(function)
+    return Kernel(function)
 
 
 def kernel(function: Callable[..., Any]) -> Any:
@@ -16,11 +59,4 @@ def kernel(function: Callable[..., Any]) -> Any:
 
     Reference counting took half of the time of beam search.
     """
-    return _compile(function, _nrt=False)
-
-
-def _compile(function: Callable[..., Any], **options: bool) -> Any:
-    try:
-        return njit(cache=True, nogil=True, **options)(function)
-    except RuntimeError:  # neither the package's folder nor the user's cache is writable
-        return njit(nogil=True, **options)(function)
+    return Kernel(function, _nrt=False)

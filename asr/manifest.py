@@ -7,26 +7,38 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from asr.audio import ReadOptions
 from asr.errors import ManifestError
 from asr.files import atomic_write
 
 
 @dataclass(frozen=True)
 class Utterance:
-    """Speech by one speaker: audio file, duration in seconds, transcript."""
+    """Speech by one speaker: audio file, duration in seconds, transcript.
+
+    `offset`: it is a part of a longer recording and begins at this second.
+    """
 
     id: str
     audio_filepath: Path
     duration: float
     text: str
     speaker: str | None = None
+    offset: float | None = None
+
+    @property
+    def part(self) -> ReadOptions:
+        """Options to read its part of the recording."""
+        if self.offset is None:
+            return ReadOptions(strict=True)
+        return ReadOptions(start=self.offset, end=self.offset + self.duration, strict=True)
 
 
 def read(path: Path) -> list[Utterance]:
     """Read a manifest; relative audio paths are resolved against its folder.
 
-    `id` defaults to `audio_filepath` without suffix, as NeMo's manifests have no ids. Raises ManifestError
-    with the line number if a line is not JSON, lacks a key or repeats an id.
+    `id` defaults to `default_id`, as NeMo's manifests have no ids. Raises ManifestError with the line number
+    if a line is not JSON, lacks a key or repeats an id.
     """
     try:
         content = path.read_text(encoding="utf-8-sig")
@@ -58,22 +70,32 @@ def parse(row: Any, folder: Path) -> Utterance:
             raise ValueError(f"the key {key!r} is missing or not a string")
     if not row["audio_filepath"]:
         raise ValueError("audio_filepath is empty")
-    if row.get("offset") not in (None, "", 0, "0", "0.0"):
-        raise ValueError("offset into a longer recording is not supported; cut the recording first")
-    value, name, speaker = row.get("duration"), row.get("id"), row.get("speaker")
-    try:
-        duration = math.nan if isinstance(value, bool) else float(row["duration"])
-    except (KeyError, TypeError, ValueError, OverflowError):
-        duration = math.nan
-    if not 0 <= duration < math.inf:
-        raise ValueError(f"duration {value!r} is not a number of seconds")
+    name, speaker = row.get("id"), row.get("speaker")
+    offset = None if row.get("offset") in (None, "") else _seconds(row, "offset")
     return Utterance(
-        id=Path(row["audio_filepath"]).with_suffix("").as_posix() if name is None else str(name),
+        id=default_id(Path(row["audio_filepath"]), offset) if name is None else str(name),
         audio_filepath=folder / row["audio_filepath"],
-        duration=duration,
+        duration=_seconds(row, "duration"),
         text=row["text"],
         speaker=None if speaker is None else str(speaker),
+        offset=offset,
     )
+
+
+def default_id(path: Path, offset: float | None) -> str:
+    """The path without suffix; `@SECONDS` tells parts of a recording apart."""
+    return path.with_suffix("").as_posix() + (f"@{offset:g}" if offset else "")
+
+
+def _seconds(row: dict[str, Any], key: str) -> float:
+    value = row.get(key)
+    try:
+        seconds = math.nan if isinstance(value, bool) else float(row[key])
+    except (KeyError, TypeError, ValueError, OverflowError):
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
+        raise ValueError(f"{key} {value!r} is not a number of seconds")
+    return seconds
 
 
 def write(path: Path, utterances: Iterable[Utterance]) -> None:
@@ -81,6 +103,5 @@ def write(path: Path, utterances: Iterable[Utterance]) -> None:
     with atomic_write(path) as file:
         for u in utterances:
             row = asdict(u) | {"audio_filepath": str(u.audio_filepath)}
-            if u.speaker is None:
-                del row["speaker"]
+            row = {key: value for key, value in row.items() if value is not None}
             file.write(json.dumps(row, ensure_ascii=False) + "\n")

@@ -136,7 +136,12 @@ def measure(items: Sequence[tuple[str, Utterance]]) -> tuple[list[Utterance], li
             seconds = audio.duration(u.audio_filepath)
         except AudioError as error:
             return Problem(name, str(error))
-        if u.duration and not math.isclose(u.duration, seconds, rel_tol=0.05, abs_tol=0.5):
+        if u.offset is not None:
+            length, seconds = seconds, u.duration or seconds - u.offset
+            if not 0 < seconds <= length - u.offset + 0.5:
+                reason = f"it would end at {u.offset + seconds:g} s of {length:g} s of {u.audio_filepath}"
+                return Problem(name, reason)
+        elif u.duration and not math.isclose(u.duration, seconds, rel_tol=0.05, abs_tol=0.5):
             reason = f"duration given as {u.duration:g} s, but {u.audio_filepath} is {seconds:g} s long"
             return Problem(name, reason)
         return replace(u, duration=seconds)
@@ -184,11 +189,12 @@ def plan(
     from asr.features.store import VERSION, Shard
 
     settings = asdict(config or LogMelConfig())
-    stamps = []
+    stamps: list[tuple[str | float, ...]] = []
     for utterance in utterances:
         try:
             stat = utterance.audio_filepath.stat()
-            stamps.append((utterance.id, stat.st_size, stat.st_mtime_ns))
+            bounds = () if utterance.offset is None else (utterance.offset, utterance.duration)
+            stamps.append((utterance.id, stat.st_size, stat.st_mtime_ns, *bounds))
         except OSError:
             stamps.append((utterance.id, -1, -1))
     shards = []

@@ -14,7 +14,7 @@ BLANK = 0
 ENGLISH = " 'ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 """LibriSpeech's alphabet."""
 
-_APOSTROPHES = "'’‘ʼ`´′＇"  # noqa: RUF001
+APOSTROPHES = "'’‘ʼ`´′＇"  # noqa: RUF001
 _SPACES = frozenset("/፡・")
 _KEPT = frozenset("%&@#*\\·‧‰‱§¶†‡٪؉؊׳״")  # noqa: RUF001
 """Punctuation that is read aloud or belongs to a word; all other is dropped."""
@@ -55,7 +55,7 @@ class _Alphabet:
         # Letters by canonical decomposition; of equivalent letters, the composed one.
         by_form = sorted(characters, key=lambda c: unicodedata.is_normalized("NFC", c))
         self.forms = {unicodedata.normalize("NFD", c): c for c in by_form}
-        self.apostrophe = next((c for c in _APOSTROPHES if c in self.letters), None)
+        self.apostrophe = next((c for c in APOSTROPHES if c in self.letters), None)
         self.starts: dict[str, list[str]] = {}  # decompositions by first character, longest first
         for form in sorted(self.forms, key=len, reverse=True):
             self.starts.setdefault(form[0], []).append(form)
@@ -102,7 +102,7 @@ class _Alphabet:
     def _spell_base(self, character: str) -> str:
         if not character or character in self.letters:
             return character
-        if character in _APOSTROPHES:
+        if character in APOSTROPHES:
             return self.apostrophe or character
         category = unicodedata.category(character)
         if category in ("Pd", "Pc") or character in _SPACES or character.isspace():

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from asr import manifest
 from asr.console import check_output, option, progress
+from asr.decoding.spelling import LETTERS, WORD, Pronunciation, add_s, root
 from asr.errors import PrepareError
 from asr.files import atomic_write
 from asr.lm import packed
@@ -21,24 +22,14 @@ from asr.lm.text import read_lines
 from asr.prepare import Problem
 from asr.text import normalize
 
-LETTERS = "'ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-"""Characters of the words in a dictionary."""
-
-Pronunciation = tuple[str, ...]
-"""Phones of one way to say a word."""
-
 Dictionary = Mapping[str, Sequence[Pronunciation]]
 """Pronunciations of each word, the most common one first."""
 
 Guess = Callable[[Sequence[str]], Sequence[Pronunciation]]
 """Guesses one pronunciation for each word of LETTERS."""
 
-_WORD = re.compile(f"'*[A-Z][{LETTERS}]*")
 _VARIANT = re.compile(r"\(\d+\)$")
 _PHONE = re.compile(r"([A-Z]+)[0-2]?")  # the digit is the stress
-_VOICELESS = frozenset(("P", "T", "K", "F", "TH"))
-_SIBILANTS = frozenset(("S", "Z", "SH", "ZH", "CH", "JH"))
-_MIN_SINGULAR = 3  # letters: AS is not the plural of A
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,8 +152,8 @@ def pronounce(words: Iterable[str], dictionary: Dictionary, guess: Guess) -> Lex
     Case, accents and hyphens are ignored. Words with other characters, such as 4 or <, are left out.
     """
     capitals = {word: normalize(word).replace(" ", "") for word in sorted(set(words), key=str.encode)}
-    left_out = [word for word, letters in capitals.items() if not _WORD.fullmatch(letters)]
-    roots = {word: root(capitals[word], dictionary) for word in capitals.keys() - set(left_out)}
+    left_out = [word for word, letters in capitals.items() if not WORD.fullmatch(letters)]
+    roots = {word: root(capitals[word], dictionary.__contains__) for word in capitals.keys() - set(left_out)}
     unknown = sorted({name for name, _ in roots.values() if name not in dictionary})
     guesses = {name: [way] for name, way in zip(unknown, guess(unknown) if unknown else [], strict=True)}
     entries: dict[str, Sequence[Pronunciation]] = {}
@@ -170,44 +161,9 @@ def pronounce(words: Iterable[str], dictionary: Dictionary, guess: Guess) -> Lex
         if word in roots:
             name, added = roots[word]
             ways = guesses[name] if name in guesses else dictionary[name]
-            entries[word] = [_add_s(way, added) for way in ways]
+            entries[word] = [add_s(way, added) for way in ways]
     known = sum(capitals[word] in dictionary for word in entries)
     return Lexicon(entries, known, sum(name in guesses for name, _ in roots.values()), left_out)
-
-
-def root(word: str, dictionary: Dictionary) -> tuple[str, int]:
-    """Return the root of a word in capitals, and how often S was added to it.
-
-    Possessives always have a root, plurals only one that is in the dictionary: on held-out words the plural
-    rule has less than half the errors of letter to sound. Rules for other endings did not help.
-    """
-    added = 0
-    while word not in dictionary:
-        if not is_possessive(word):
-            singular = next(filter(dictionary.__contains__, _singulars(word)), None)
-            return (singular, added + 1) if singular else (word, added)
-        added += word.endswith("'S")
-        word = word[:-2] if word.endswith("'S") else word[:-1]
-    return word, added
-
-
-def _singulars(word: str) -> list[str]:
-    if not word.endswith("S") or word.endswith("SS"):
-        return []
-    singulars = [word[:-1], word[:-3] + "Y"] if word.endswith("IES") else [word[:-1]]
-    return [singular for singular in singulars if len(singular) >= _MIN_SINGULAR]
-
-
-def is_possessive(word: str) -> bool:
-    """Return whether a word in capitals ends in 'S or S' after a letter."""
-    return word.endswith(("'S", "S'")) and word[:-2].strip("'") != ""
-
-
-def _add_s(way: Pronunciation, times: int) -> Pronunciation:
-    for _ in range(times):
-        last = way[-1]
-        way += ("IH", "Z") if last in _SIBILANTS else ("S",) if last in _VOICELESS else ("Z",)
-    return way
 
 
 def write_lexicon(path: Path, entries: Dictionary) -> None:

@@ -2,12 +2,13 @@
 
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
 from asr.console import option
 from asr.errors import PrepareError
+from asr.inference.inputs import SUFFIXES
 from asr.manifest import Utterance
 from asr.prepare import PrepareOptions, Problem, divide, explain_write_errors, measure, prepare_part
 from data_prep import download
@@ -123,17 +124,19 @@ def _find(corpus: Path, subsets: Sequence[str]) -> list[Path]:
 
 
 def scan(folder: Path) -> tuple[list[Utterance], list[Problem]]:
-    """Find the utterances of a subset, ordered by id.
+    """Find the utterances of a subset, ordered by id; its recordings may be of another format, converted.
 
     Problems: malformed transcript lines, transcripts without audio, audio without transcript, recordings
     with unreadable headers.
     """
-    recordings = {path.stem: path for path in _visible(folder, "flac")}
+    recordings = {path.stem: path for path in _visible(folder, "*") if path.suffix.lower() in SUFFIXES}
     lines = chain.from_iterable(map(_read_transcript, _visible(folder, "trans.txt")))
     transcribed, problems = divide(
         Problem(item.id, f"transcript without audio: no {item.audio_filepath}")
         if isinstance(item, Utterance) and item.id not in recordings
         else item
+        if isinstance(item, Problem)
+        else replace(item, audio_filepath=recordings[item.id])
         for item in lines
     )
     names = {utterance.id for utterance in transcribed}
@@ -160,6 +163,7 @@ def _read_transcript(path: Path) -> Iterator[Utterance | Problem]:
     for number, line in enumerate(lines, start=1):
         name, _, text = line.strip().partition(" ")
         if name.startswith(f"{chapter}-"):
-            yield Utterance(name, path.parent / f"{name}.flac", 0.0, text.strip(), chapter.split("-")[0])
+            recording, speaker = path.parent / f"{name}.flac", chapter.split("-")[0]
+            yield Utterance(name, recording, 0.0, text.strip().upper(), speaker)
         elif name:
             yield Problem(f"{path}:{number}", f"malformed line, expected '{chapter}-<number> <text>'")

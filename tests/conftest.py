@@ -1,6 +1,8 @@
 """Fixtures that more than one part of the tests needs."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -31,6 +33,12 @@ def _has_cuda() -> bool:
     import torch  # slow to import, and of no use to most tests
 
     return torch.cuda.is_available()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _compiled_code() -> None:
+    """Compile all inner loops before the first test, as some tests assert that nothing is told."""
+    subprocess.run([sys.executable, "-m", "asr.cli", "warm-up"], check=False, capture_output=True)
 
 
 @pytest.fixture(scope="session")

@@ -90,6 +90,23 @@ def test_chunks_behind_the_samples_are_no_samples(tmp_path: Path) -> None:
         assert_reads(tmp_path / "a.wav", wav(PCM, len(PCM), tail=tail), 4, 1e-4)
 
 
+def test_wav_files_laid_end_to_end(tmp_path: Path) -> None:
+    """As by `cat a.wav b.wav`; each is checked."""
+    whole = wav(PCM, len(PCM))
+    assert_reads(tmp_path / "a.wav", whole + wav(PCM, len(PCM), tail=NOTE) + wav(PCM, 0), 12, 0.001)
+    samples, notes = found(tmp_path / "a.wav", whole + whole + wav(PCM[:64_000], len(PCM)))
+    assert len(samples) == 10 * RATE and notes.incomplete == "64000 of 128000 bytes"
+
+
+@pytest.mark.parametrize("size", [0, 20_000])
+def test_rf64_that_was_never_closed(tmp_path: Path, size: int) -> None:
+    file = io.BytesIO()
+    soundfile.write(file, tone(4), RATE, format="RF64", subtype="PCM_16")
+    content = bytearray(file.getvalue())
+    struct.pack_into("<Q", content, content.index(b"ds64") + 16, size)
+    assert_reads(tmp_path / "a.wav", bytes(content), 4, 0.001)
+
+
 @pytest.mark.parametrize("tags", [0, 1, 2])
 def test_a_cut_wav_is_noted_behind_tags_too(tmp_path: Path, tags: int) -> None:
     content = (b"ID3\x04\0\0\0\0\x01\0" + bytes(128)) * tags + wav(PCM[:64_000], len(PCM))
@@ -141,6 +158,15 @@ def test_mp3_that_begins_with_something_else(tmp_path: Path) -> None:
     for head in (b"", bytes(700), id3(1000) + bytes(5000), id3(1000) * 3, http, plain[50:300]):
         samples = assert_reads(tmp_path / "a.mp3", head + plain, 4.1)
         assert loud(samples, 0.3, 3.9)
+
+
+def test_what_is_no_sound_is_no_loss(tmp_path: Path) -> None:
+    """Padding at the end, and tags between joined files."""
+    plain = mp3(4)
+    for tail in (bytes(30_000), b"TAG" + bytes(125), b"APETAGEX" + bytes(300), id3(1000)):
+        assert_reads(tmp_path / "a.mp3", plain + tail, 4.1)
+    for between in (b"TAG" + bytes(125), id3(1000)):
+        assert_reads(tmp_path / "a.mp3", plain + between + plain, 8.2, 0.25)
 
 
 def test_bytes_beyond_samples_a_second(tmp_path: Path) -> None:

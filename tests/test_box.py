@@ -7,6 +7,8 @@ import pytest
 
 import asr
 from asr.cli import main
+from asr.decoding.hotwords import Hotword
+from asr.inference.decoder import LoadOptions
 from asr.model.bundle import BOX, LEXICON, LM, resolve_bundle
 from asr.model.info import read_info
 from asr.scoring.wer import score, total
@@ -50,6 +52,22 @@ def test_it_stays_as_it_is(
     monkeypatch.chdir(tmp_path)  # where no folder has that name
     assert main(command) == 1
     assert capsys.readouterr().err.startswith("asr: box: ")
+
+
+def test_it_takes_text_as_people_write_it() -> None:
+    decoder = asr.load_model(threads=1, decoding=LoadOptions(greedy=True)).decoder
+    for text, words in (
+        ("The father.", "THE FATHER"),
+        ("the father’s tea", "THE FATHER'S TEA"),
+        ("father-in-law", "FATHER IN LAW"),
+        ("Steam up, and canvas", "STEAM UP AND CANVAS"),
+        ("But their father in barns.", "BUT THEIR FATHER IN BARNS"),
+        ("“Kubernetes”, says O’Brien; Brexit?", "KUBERNETES SAYS O'BRIEN BREXIT"),
+    ):
+        spelt = decoder.spell(text)
+        assert " ".join(word for word, _ in spelt) == words and all(tokens for _, tokens in spelt)
+        hotwords, faults = decoder.fit_hotwords([Hotword(text), Hotword("C3PO")])
+        assert hotwords == (Hotword(words),) and len(faults) == 1 and "'C3PO'" in faults[0]
 
 
 def test_it_knows_english(shared_data: Path) -> None:

@@ -141,6 +141,33 @@ def test_bad_inputs_fail_alone(
     assert out == "A\n" and "cut off" in err.splitlines()[-1]
 
 
+@pytest.mark.parametrize("language", ["en", "en-US", "en_GB", "English"])
+def test_english_is_accepted(standin_bundle: Path, tmp_path: Path, language: str, capsys: Output) -> None:
+    path = record(tmp_path / "a.wav", "FINE")
+    assert run(standin_bundle, path, "--language", language) == 0
+    assert capsys.readouterr() == ("FINE\n", "")
+    assert run(standin_bundle, path, "--language", "enough") == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1 and "--language enough" in err
+
+
+def test_quiet(standin_bundle: Path, tmp_path: Path, capsys: Output) -> None:
+    """Errors and losses are told, warnings and progress are not."""
+    speech = speak("FINE")
+    soundfile.write(tmp_path / "opposite.wav", np.stack([speech, -speech], axis=1), 16_000)
+    assert run(standin_bundle, tmp_path / "opposite.wav") == 0
+    assert "opposite phase" in capsys.readouterr().err
+    assert run(standin_bundle, "--quiet", tmp_path / "opposite.wav") == 0
+    assert capsys.readouterr() == ("FINE\n", "")
+    cut = record(tmp_path / "cut.wav", "A LONG WORD")
+    cut.write_bytes(cut.read_bytes()[:5_000])
+    assert run(standin_bundle, "--quiet", cut, tmp_path / "none.wav") == 1
+    lost, absent = capsys.readouterr().err.splitlines()
+    assert "incomplete" in lost and "no such file" in absent
+    command = [*TRANSCRIBE, record(tmp_path / "b.wav", "A WORD " * 100), "--quiet", "--model", standin_bundle]
+    assert on_terminal(command)[1] == ""
+
+
 @pytest.mark.parametrize("kind", ["silence", "clipped", "offset", "200 channels", "384 kHz"])
 def test_odd_but_good_inputs(standin_bundle: Path, tmp_path: Path, kind: str, capsys: Output) -> None:
     speech, rate = speak("FINE"), 16_000

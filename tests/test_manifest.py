@@ -35,12 +35,14 @@ def test_nemo_manifest_without_ids_and_speakers(tmp_path: Path) -> None:
     path = write(
         tmp_path / "m.json",
         '{"audio_filepath": "/data/s1/01.wav", "duration": 2.5, "text": "ONE"}',
-        '{"audio_filepath": "s1/01.wav", "duration": 2, "text": "TWO", "offset": 0.0}',
+        '{"audio_filepath": "s1/01.wav", "duration": 2, "text": "TWO", "offset": ""}',
+        '{"audio_filepath": "s1/01.wav", "duration": 2, "text": "PART", "offset": 12.5}',
         '{"audio_filepath": "s2/01.wav", "duration": 2, "text": "THREE", "offset": null, "id": null}',
     )
     assert manifest.read(path) == [
         Utterance("/data/s1/01", Path("/data/s1/01.wav"), 2.5, "ONE"),
         Utterance("s1/01", tmp_path / "s1" / "01.wav", 2.0, "TWO"),
+        Utterance("s1/01@12.5", tmp_path / "s1" / "01.wav", 2.0, "PART", offset=12.5),
         Utterance("s2/01", tmp_path / "s2" / "01.wav", 2.0, "THREE"),
     ]
 
@@ -90,7 +92,8 @@ def test_separators_within_a_text_do_not_end_a_line(tmp_path: Path, separator: s
         (GOOD.replace("1.5", "1" * 400), ""),
         ("[" * 100_000, ""),
         (GOOD.replace("1.5", "[1]"), "duration [1] is not a number of seconds"),
-        (GOOD.replace("1.5", '1.5, "offset": 12.5'), "offset into a longer recording is not supported"),
+        (GOOD.replace("1.5", '1.5, "offset": -1'), "offset -1 is not a number of seconds"),
+        (GOOD.replace("1.5", '1.5, "offset": "late"'), "offset 'late' is not a number of seconds"),
     ],
 )
 def test_broken_lines(tmp_path: Path, line: str, reason: str) -> None:

@@ -83,6 +83,7 @@ def test_other_characters_are_kept_and_reported() -> None:
         # Punctuation of other scripts and apostrophes.
         ("क्या। ठीक", " कयाि्ठी", "क्या ठीक"),
         ("你好，世界。", " 你好世界", "你好世界"),
+        ("\u0646\u060c \u0915\u0964 \u0646\u061f", " \u0646\u0915", "\u0646 \u0915 \u0646"),
         ("it's it′s", " its’", "it’s it’s"),
         ("5% & #1 @ *", " 15", "5% & #1 @ *"),
     ],

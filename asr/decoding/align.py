@@ -29,7 +29,8 @@ class Alignment(NamedTuple):
     score: float
 
 
-NO_ALIGNMENT = Alignment(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), np.zeros(0), 0.0)
+# All alignments have arrays of one type: _score_words would be compiled again for another.
+NO_ALIGNMENT = Alignment(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32), 0.0)
 
 
 class AlignedTokens(NamedTuple):
@@ -55,7 +56,7 @@ def align(log_probs: np.ndarray, tokens: Sequence[int]) -> Alignment:
     starts, ends = np.searchsorted(path, states), np.searchsorted(path, states, side="right")
     along = np.append(log_probs[np.arange(len(path)), labels[path]], np.float32(-np.inf))
     peaks = np.maximum.reduceat(along, np.stack([starts, ends], axis=1).ravel())[::2]
-    return Alignment(starts, ends, peaks, score)
+    return Alignment(starts, ends, np.ascontiguousarray(peaks), score)
 
 
 def align_words(

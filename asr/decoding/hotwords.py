@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from asr.decoding.lexicon import Lexicon, known_form, spellable
+from asr.decoding.lexicon import Lexicon, find_words, listed, spellable
 from asr.errors import DecodingError, TextError
 from asr.text import Tokenizer
 
@@ -59,9 +59,9 @@ def build_hotwords(
             if open_vocabulary:
                 phrase = spellable(hotword.phrase, tokenizer).split()
             else:
-                phrase = [known_form(word, lexicon.entries_of) for word in hotword.phrase.split()]
-            if not phrase:
-                raise DecodingError("is empty")
+                phrase = find_words(hotword.phrase, lexicon)
+                if unknown := [word for word in phrase if word not in lexicon.entries_of]:
+                    raise DecodingError(f"the lexicon lacks {listed(map(repr, unknown))}")
         except (TextError, DecodingError) as error:
             raise DecodingError(f"hotword {hotword.phrase!r}: {error}") from None
         spellings = []

@@ -1,10 +1,11 @@
 """Lexicons: the words a decoder may output, spelt in the model's tokens, and their prefix tree."""
 
 import sys
-from collections.abc import Container, Sequence
+import unicodedata
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,9 +15,11 @@ from asr.errors import DecodingError, TextError
 from asr.jit import kernel
 from asr.lm.ngram import SPECIAL, Vocabulary
 from asr.lm.text import read_lines
-from asr.text import Tokenizer, normalize
+from asr.text import APOSTROPHES, Tokenizer, normalize
 
 ROOT = 0
+
+_NO_WORD = "there is no word in it; give what is said"
 
 TRIE_NODE = np.dtype(
     [
@@ -50,6 +53,24 @@ class Lexicon:
         for index, word in enumerate(self.words):
             entries.setdefault(word, []).append(index)
         return entries
+
+    @cached_property
+    def characters(self) -> str:
+        """The characters of all words, and a space."""
+        return "".join(sorted({" ", *chain.from_iterable(self.words)}))
+
+    @cached_property
+    def letters(self) -> str:
+        """The characters of all words without punctuation, other than apostrophes."""
+        kept = (c for c in self.characters if unicodedata.category(c)[0] in "LMN" or c in APOSTROPHES + " ")
+        return "".join(kept)
+
+    def with_words(self, spellings: Iterable[tuple[str, Sequence[int]]]) -> "Lexicon":
+        """Add entries: words and their tokens."""
+        words, tokens = zip(*spellings, strict=True)
+        ends = self.offsets[-1] + np.cumsum(list(map(len, tokens)))
+        new = np.array(list(chain.from_iterable(tokens)), dtype=self.tokens.dtype)
+        return Lexicon([*self.words, *words], np.append(self.tokens, new), np.append(self.offsets, ends))
 
     def first_spellings(self) -> dict[str, list[int]]:
         """Token ids of each word's first entry."""
@@ -97,7 +118,10 @@ def read_lexicon(path: Path, tokenizer: Tokenizer) -> Lexicon:
         try:
             entries[word, tuple(ids[token] for token in spelling.split() or word)] = None
         except KeyError as error:
-            raise DecodingError(f"{path}:{number}: {word}: the model has no token {error}") from None
+            token = error.args[0]
+            case = next((f"; it has {form!r}" for form in (token.upper(), token.lower()) if form in ids), "")
+            message = f"{path}:{number}: {word}: the model has no token {token!r}{case}"
+            raise DecodingError(message) from None
     if not entries:
         raise DecodingError(f"{path}: the lexicon is empty")
     spellings = [spelling for _, spelling in entries]
@@ -111,24 +135,50 @@ def read_lexicon(path: Path, tokenizer: Tokenizer) -> Lexicon:
 def spellable(text: str, tokenizer: Tokenizer) -> str:
     """Normalize a user's text to the model's characters (see `asr.text.normalize`).
 
-    Raises TextError with the first word that cannot be spelt, or if no word is left.
+    Raises TextError with the words that cannot be spelt, or if no word is left.
     """
     if isinstance(tokenizer.units, str):
         text = normalize(text, tokenizer.units)
-    for word in text.split():
-        if unknown := tokenizer.unknown(word):
-            raise TextError(f"the model has no token for {unknown!r} in {word[:60]!r}; spell it out")
+    if unspelt := [word for word in text.split() if tokenizer.unknown(word)]:
+        faults = listed(f"{tokenizer.unknown(word)!r} in {word[:60]!r}" for word in unspelt)
+        raise TextError(f"the model has no token for {faults}; spell it out")
     if not text.strip():
-        raise TextError("there is no word in it; give what is said")
+        raise TextError(_NO_WORD)
     return text
 
 
-def known_form(word: str, lexicon: Container[str]) -> str:
-    """Find a word in a lexicon as given, in upper or in lower case. Raises DecodingError."""
-    for form in (word, word.upper(), word.lower()):
-        if form in lexicon:
-            return form
-    raise DecodingError(f"the lexicon lacks {word!r}")
+def listed(items: Iterable[str], most: int = 9) -> str:
+    """Join the first `most` items for a message."""
+    shown = list(islice(items, most + 1))
+    return ", ".join(shown[:most]) + " and others" * (len(shown) > most)
+
+
+def find_words(text: str, lexicon: Lexicon) -> list[str]:
+    """Find a user's words in a lexicon: as given, else normalized to its characters, else to its letters.
+
+    Words that it lacks are returned normalized. Raises TextError if there is no word.
+    """
+    words = [found for word in text.split() for found in _find_word(word, lexicon)]
+    if not words:
+        raise TextError(_NO_WORD)
+    return words
+
+
+def _find_word(word: str, lexicon: Lexicon) -> list[str]:
+    parts, known = [word], [known_form(word, lexicon)]
+    if not set(APOSTROPHES) & set(lexicon.characters):
+        word = "".join(c for c in word if c not in APOSTROPHES)
+    for alphabet in (lexicon.characters, lexicon.letters):
+        if None in known:
+            parts = [part for part in normalize(word, alphabet).split() if part.strip(APOSTROPHES)]
+            known = [known_form(part, lexicon) for part in parts]
+    return [form or part.strip(APOSTROPHES) for part, form in zip(parts, known, strict=True)]
+
+
+def known_form(word: str, lexicon: Lexicon) -> str | None:
+    """Find a word as given, in upper or in lower case, or without the quotes around it."""
+    forms = (form for w in (word, word.strip(APOSTROPHES)) for form in (w, w.upper(), w.lower()))
+    return next((form for form in forms if form in lexicon.entries_of), None)
 
 
 class Trie(NamedTuple):

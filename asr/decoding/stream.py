@@ -175,5 +175,5 @@ def _align(frames: np.ndarray, tokens: list[int], spans: list[Span]) -> AlignedT
     if ctc_frames_needed(tokens) <= len(frames):
         return AlignedTokens(tokens, spans, align(frames, tokens))
     edges = np.linspace(0, len(frames), len(tokens) + 1).astype(np.int64)
-    even = Alignment(edges[:-1], edges[1:], np.full(len(tokens), -np.inf), -np.inf)
+    even = Alignment(edges[:-1], edges[1:], np.full(len(tokens), -np.inf, np.float32), -np.inf)
     return AlignedTokens(tokens, spans, even)

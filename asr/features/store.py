@@ -208,7 +208,8 @@ def _extract_shard(folder: Path, number: int, shard: Shard, config: LogMelConfig
     try:
         for utterance in shard.utterances:
             try:
-                features = extract(audio.read(utterance.audio_filepath), log_mel, shard.speed)
+                samples = audio.read(utterance.audio_filepath, options=utterance.part)
+                features = extract(samples, log_mel, shard.speed)
             except AsrError as error:
                 problems.append((utterance.id, str(error)))
                 continue

@@ -1,8 +1,9 @@
 """Posteriors -> words with times and confidences, with the decoder settings of a bundle and of the caller."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from asr.console import option
 from asr.decoding.align import align_words
 from asr.decoding.beam import GREEDY_TEMPERATURE, TEMPERATURE, BeamDecoder, DecodingOptions, bundle_options
 from asr.decoding.hotwords import Hotword
-from asr.decoding.lexicon import Lexicon, known_form, read_lexicon, spellable
+from asr.decoding.lexicon import Lexicon, find_words, read_lexicon
+from asr.decoding.spelling import spell_words
 from asr.decoding.stream import AlignedBeamSearch, GreedySearch, Search, Stream
 from asr.decoding.types import Hypothesis, Word
 from asr.errors import DecodingError, TextError
@@ -43,6 +45,7 @@ class Decoder:
     ) -> None:
         self.tokenizer = config.tokenizer
         self.frame_seconds = frame_seconds
+        self.loaded_with = options
         self.options = replace(bundle_options(folder, config.decoding), **options.settings)
         self._lexicon_path = options.lexicon or _present(folder / LEXICON)
         lm = options.lm or _present(folder / LM)
@@ -52,6 +55,7 @@ class Decoder:
             self.lm = packed.load(lm) if lm else None
             self.beam = BeamDecoder(self.tokenizer, self.lm, self._lexicon)
             self.beam.search(self.options)  # raises now if the options do not fit
+        self._beam_for = lru_cache(maxsize=4)(self._make_beam)
         # A language model changes how confidences relate to errors.
         key = TEMPERATURE if self.beam else GREEDY_TEMPERATURE
         self.temperature = float(config.decoding.get(key, 1.0))
@@ -60,20 +64,48 @@ class Decoder:
     def _lexicon(self) -> Lexicon | None:
         return read_lexicon(self._lexicon_path, self.tokenizer) if self._lexicon_path else None
 
-    @cached_property
-    def _any_beam(self) -> BeamDecoder:
-        """Beam search even for a greedy decoder, which has no hotwords and n-best lists."""
-        return self.beam or BeamDecoder(self.tokenizer, None, self._lexicon)
+    @property
+    def characters(self) -> str | None:
+        """Characters of the texts it writes; None for phones without a lexicon."""
+        if isinstance(self.tokenizer.units, str):
+            return self.tokenizer.units
+        return self._lexicon.characters if self._lexicon else None
+
+    def fit_hotwords(self, hotwords: Iterable[Hotword]) -> tuple[tuple[Hotword, ...], list[str]]:
+        """Return hotwords in the words of the decoder, and a warning for each that cannot be spelt."""
+        fitting, warnings = [], []
+        for hotword in hotwords:
+            try:
+                words = spell_words(hotword.phrase, self.tokenizer, self._lexicon)
+                fitting.append(replace(hotword, phrase=" ".join(word for word, _ in words)))
+            except (TextError, DecodingError) as error:
+                warnings.append(f"hotword {hotword.phrase!r} is left out: {error}")
+        return tuple(fitting), warnings
 
     def stream(
         self, hotwords: Sequence[Hotword] = (), n_best: int = 1, pace: tuple[int, int] | None = None
     ) -> Stream:
-        """Begin to decode a recording. Raises DecodingError for hotwords that cannot be spelt."""
+        """Begin to decode a recording. Raises DecodingError, TextError for hotwords that cannot be spelt."""
         search: Search = GreedySearch(self.tokenizer)
         if self.beam or hotwords or n_best > 1:
             options = replace(self.options, n_best=n_best, hotwords=tuple(hotwords))
-            search = AlignedBeamSearch(self._any_beam.search(options), self.tokenizer.separator)
+            beam = self._beam_for(*self._new_words(hotwords))
+            search = AlignedBeamSearch(beam.search(options), self.tokenizer.separator)
         return Stream(search, self.tokenizer, self.frame_seconds, self.temperature, pace)
+
+    def _new_words(self, hotwords: Sequence[Hotword]) -> list[str]:
+        """Words of hotwords that the lexicon lacks."""
+        if self._lexicon is None:
+            return []
+        words = chain.from_iterable(find_words(hotword.phrase, self._lexicon) for hotword in hotwords)
+        return [word for word in dict.fromkeys(words) if word not in self._lexicon.entries_of]
+
+    def _make_beam(self, *new_words: str) -> BeamDecoder:
+        """Beam search with more words; also for a greedy decoder, which has no hotwords and n-best lists."""
+        if self._lexicon is None or not new_words:
+            return self.beam or BeamDecoder(self.tokenizer, None, self._lexicon)
+        spellings = spell_words(" ".join(new_words), self.tokenizer, self._lexicon)
+        return BeamDecoder(self.tokenizer, self.lm, self._lexicon.with_words(spellings))
 
     def decode(self, log_probs: np.ndarray) -> Hypothesis:
         """Decode the posteriors `float[T, V]` of a whole recording."""
@@ -85,21 +117,16 @@ class Decoder:
         """Times and confidences of words with known tokens, by forced alignment. Raises DecodingError."""
         return align_words(log_probs, words, self.tokenizer.separator, self.frame_seconds, self.temperature)
 
-    def spell(self, text: str) -> list[tuple[str, Sequence[int]]]:
+    def spell(self, text: str) -> list[tuple[str, list[int]]]:
         """Words and tokens of a text; with phones, by the first spelling of each word in the lexicon.
 
-        Raises TextError for characters without a token, DecodingError for words not in the lexicon.
+        Raises TextError for characters without a token, DecodingError for words that cannot be spelt.
         """
         if self.tokenizer.separator is not None:
-            words = spellable(text, self.tokenizer).split()
-            return [(word, self.tokenizer.encode(word)) for word in words]
+            return spell_words(text, self.tokenizer, None)
         if self._lexicon is None:
             raise DecodingError("a model of phones needs a lexicon to spell a text; give --lexicon")
-        if not text.split():
-            raise TextError("there is no word in it; give what is said")
-        spellings = self._lexicon.first_spellings()
-        words = [known_form(word, spellings) for word in text.split()]
-        return [(word, spellings[word]) for word in words]
+        return spell_words(text, self.tokenizer, self._lexicon)
 
 
 def _present(path: Path) -> Path | None:

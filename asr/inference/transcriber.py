@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import tee
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
@@ -55,12 +55,18 @@ DEFAULT = TranscribeOptions()
 
 @dataclass(frozen=True, eq=False)
 class Transcriber:
-    """A loaded model, made by `load_model`; thread-safe. `sample_rate` in Hz applies to arrays only."""
+    """A loaded model, made by `load_model`; thread-safe. `sample_rate` in Hz applies to arrays only.
+
+    A copy in another process (a pickle) loads the bundle anew.
+    """
 
     engine: Engine
     decoder: Decoder
     config: BundleConfig
     threads: int = 1
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return load_model, (self.engine.path.parent.absolute(), self.threads, self.decoder.loaded_with)
 
     def transcribe(
         self, recording: Audio, sample_rate: float = SAMPLE_RATE, options: TranscribeOptions = DEFAULT
@@ -88,7 +94,7 @@ class Transcriber:
     ) -> Iterator[tuple[Path, Transcript | AsrError]]:
         """Transcribe files in order, opened when needed; one that cannot be transcribed yields its error.
 
-        Raises DecodingError for hotwords that cannot be spelt.
+        Hotwords that cannot be spelt are left out, with a warning in each transcript.
         """
         given, named = tee(paths)
         sources = (file_source(path, options.channel, options) for path in given)
@@ -99,10 +105,11 @@ class Transcriber:
         self, sources: Iterable[Source], options: TranscribeOptions = DEFAULT, on_audio: OnAudio | None = None
     ) -> Iterator[Transcript | AsrError]:
         """Transcribe sources, whose channels are selected already; otherwise as `transcribe_files`."""
-        hotwords = tuple(Hotword(phrase, options.hotword_boost) for phrase in options.hotwords)
+        asked = (Hotword(phrase, options.hotword_boost) for phrase in options.hotwords)
+        hotwords, warnings = self.decoder.fit_hotwords(asked)
         begin = partial(self.decoder.stream, hotwords, options.n_best)
-        begin()  # raises before anything is read if the hotwords do not fit
-        return Pipeline(self.engine, begin, self.threads, on_audio).run(sources)
+        begin()  # raises before anything is read if the options do not fit
+        return Pipeline(self.engine, begin, self.threads, on_audio).run(_warned(sources, warnings))
 
     def posteriors(
         self, recording: Audio, sample_rate: float = SAMPLE_RATE, channel: OneChannel = "mix"
@@ -141,6 +148,13 @@ def transcribe(
 ) -> Transcript:
     """Transcribe one recording with a bundle; for several, use `load_model` once."""
     return load_model(model).transcribe(recording, sample_rate, options)
+
+
+def _warned(sources: Iterable[Source], warnings: Sequence[str]) -> Iterator[Source]:
+    for source in sources:
+        for warning in warnings:
+            source.notes.warn(warning)
+        yield source
 
 
 STRICT = ReadOptions(strict=True)

@@ -20,6 +20,11 @@ STDIN = Path("-")
 _RESERVED = re.compile(rb"<(?<!\S<)(?:s|/s|unk|UNK)>(?!\S)")
 _BLOCK = 1 << 20
 _FORMATS: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"\xfd7zXZ\x00": lzma.open, b"BZh": bz2.open}
+_OTHERS = {
+    b"mmap lm ": "KenLM's binary form; give the ARPA file that it was made of",
+    b"PK\3\4": "a zip archive; unpack it first",
+    b"\x28\xb5\x2f\xfd": "compressed by zstd; decompress it first",
+}
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
@@ -70,7 +75,10 @@ def _open(path: Path) -> Iterator[IO[bytes]]:
     try:
         with nullcontext(sys.stdin.buffer) if path == STDIN else path.open("rb") as opened:
             raw: Any = opened
-            head = raw.peek(6)[:6]
+            head = raw.peek(8)[:8]
+            for magic, reason in _OTHERS.items():
+                if head.startswith(magic):
+                    raise LanguageModelError(f"{path}: {reason}")
             formats = [reader for magic, reader in _FORMATS.items() if head.startswith(magic)]
             with formats[0](raw) if formats else nullcontext(raw) as file:
                 yield file

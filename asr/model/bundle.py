@@ -7,10 +7,12 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
+from itertools import count
 from pathlib import Path
 from typing import Any, get_origin
 
 from asr.audio import SAMPLE_RATE
+from asr.console import print_error
 from asr.errors import BundleError, TextError
 from asr.files import atomic_write
 from asr.text import Tokenizer
@@ -130,7 +132,8 @@ def write_config(folder: Path, config: BundleConfig) -> BundleConfig:
 def new_bundle(folder: Path) -> Iterator[Path]:
     """Yield a temporary folder that is renamed to `folder` if the block succeeds.
 
-    Replaces an earlier bundle as a whole. Raises BundleError if `folder` is anything else.
+    Replaces an earlier bundle as a whole. If only the earlier one is tuned, it is renamed to `folder.tuned-N`
+    instead. Raises BundleError if `folder` is anything else.
     """
     folder = folder.resolve()
     if folder.exists():
@@ -143,7 +146,20 @@ def new_bundle(folder: Path) -> Iterator[Path]:
         work, earlier = Path(temporary) / "new", Path(f"{temporary}.earlier")
         work.mkdir()
         yield work
+        if folder.exists() and _is_tuned(folder) and not _is_tuned(work):
+            _set_aside(folder)
         if folder.exists():  # kept until the new one is in place
             folder.rename(earlier)
         work.rename(folder)
     shutil.rmtree(earlier, ignore_errors=True)
+
+
+def _is_tuned(folder: Path) -> bool:
+    return bool(read_config(folder).decoding) or (folder / LM).exists()
+
+
+def _set_aside(folder: Path) -> None:
+    names = (folder.with_name(f"{folder.name}.tuned-{n}") for n in count(1))
+    aside = next(path for path in names if not path.exists())
+    folder.rename(aside)
+    print_error(f"{folder}: has a new model; the tuned bundle is now {aside.name}")

@@ -60,7 +60,9 @@ def interval(
 def compare(a: Sequence[UtteranceScore], b: Sequence[UtteranceScore], seed: int = 0) -> Comparison:
     """Paired comparison of two systems by word errors. Raises ManifestError unless the utterances agree."""
     others = {s.id: s for s in b}
-    if len(a) != len(b) or not sum(s.words.length for s in a):
+    if a and not sum(s.words.length for s in a):
+        raise ManifestError("no utterance has a word to compare; evaluate on another manifest")
+    if len(a) != len(b) or not a:
         raise ManifestError(f"{len(a)} and {len(b)} utterances; evaluate both systems on the same manifest")
     for s in a:
         if s.id not in others or s.reference != others[s.id].reference:

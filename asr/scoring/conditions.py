@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,7 @@ from asr.inference.inputs import find_recordings
 from asr.inference.transcriber import TranscribeOptions, Transcriber, file_source
 from asr.inference.transcription import Source
 from asr.manifest import Utterance
-from asr.scoring.evaluate import EvaluateOptions, Report, evaluate_utterances
+from asr.scoring.evaluate import EvaluateOptions, Report, evaluate_utterances, normalized
 
 Noise = Callable[[Utterance, int, np.random.Generator], np.ndarray]
 """(utterance, samples, generator) -> `float32[samples]` of noise at any level. Raises AudioError."""
@@ -110,11 +110,13 @@ def evaluate_conditions(
     transcribing: TranscribeOptions = TranscribeOptions(),
 ) -> Robustness:
     """Evaluate a model under each condition of `options`, with `noise` from `noise_for`."""
+    if options.normalize:
+        utterances = normalized(utterances, model.decoder.characters)
     reports = {}
     for condition in conditions(options):
         source_of = partial(apply_condition, condition=condition, noise=noise, seed=options.seed)
         found = evaluate_utterances(model, utterances, source_of, progress, condition.name, transcribing)
-        reports[condition] = found
+        reports[condition] = replace(found, normalized=options.normalize)
     return Robustness(reports, options.noise or "white", options.seed)
 
 
@@ -125,7 +127,7 @@ def apply_condition(
 
     Reading may raise AudioError, also if noise is asked for and the recording is silent.
     """
-    recording = file_source(utterance.audio_filepath)
+    recording = file_source(utterance.audio_filepath, options=utterance.part)
 
     def altered() -> Iterator[np.ndarray]:
         samples = np.concatenate([block[:, 0] for block in recording.blocks])
@@ -211,7 +213,7 @@ def babble(utterances: Sequence[Utterance]) -> Noise:
         total, talkers = np.zeros(samples, dtype=np.float32), 0
         for index in random.permutation(len(others)):
             try:
-                voice = audio.read(others[index].audio_filepath)
+                voice = audio.read(others[index].audio_filepath, options=others[index].part)
             except AudioError:
                 continue  # evaluation reports it as that utterance's own problem
             voice = np.resize(np.roll(voice, -int(random.integers(max(1, len(voice))))), samples)

@@ -4,7 +4,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +17,7 @@ from asr.manifest import Utterance
 from asr.scoring.bootstrap import Interval, interval
 from asr.scoring.calibration import JudgedWord, Quality, judge, measure
 from asr.scoring.wer import Counts, UtteranceScore, score, total
+from asr.text import normalize
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class EvaluateOptions:
         "add seconds of silence before and after", (), metavar="SECONDS", least=0, most=3600
     )
     seed: int = option("seed of the noise", 0, least=0)
+    normalize: bool = option("normalize case and punctuation of the references to the model's", False)
 
     def __post_init__(self) -> None:
         if self.noise is not None and not self.snr:
@@ -63,7 +65,10 @@ class SpeakerScore(NamedTuple):
 
 @dataclass(frozen=True)
 class Report:
-    """Result of an evaluation. Rates are fractions; `processing_seconds` include reading and decoding."""
+    """Result of an evaluation. Rates are fractions; `processing_seconds` include reading and decoding.
+
+    `normalized` tells whether the references were.
+    """
 
     scores: tuple[UtteranceScore, ...]
     problems: tuple[Problem, ...]
@@ -72,6 +77,7 @@ class Report:
     confidence: Quality
     audio_seconds: float
     processing_seconds: float
+    normalized: bool = False
 
     @property
     def words(self) -> Counts:
@@ -110,6 +116,7 @@ class Report:
         """Everything but the single utterances (see `write_details`); NaN becomes None."""
         return {
             "utterances": len(self.scores),
+            "normalized": self.normalized,
             "wer": _row(self.words, self.word_interval),
             "cer": _row(self.characters, self.character_interval),
             "confidence": {key: _number(value) for key, value in asdict(self.confidence).items()},
@@ -163,7 +170,7 @@ def evaluate(
 def evaluate_utterances(
     model: Transcriber,
     utterances: Sequence[Utterance],
-    source_of: Callable[[Utterance], Source] = lambda u: file_source(u.audio_filepath),
+    source_of: Callable[[Utterance], Source] = lambda u: file_source(u.audio_filepath, options=u.part),
     progress: bool = False,
     title: str = "transcribing",
     options: TranscribeOptions = TranscribeOptions(),
@@ -196,3 +203,33 @@ def read_all(manifests: Sequence[Path]) -> list[Utterance]:
                 raise ManifestError(f"{path}: id {name!r} is also in another manifest; evaluate one by one")
             utterances[utterance.id] = utterance
     return list(utterances.values())
+
+
+def normalized(utterances: Sequence[Utterance], characters: str | None) -> Sequence[Utterance]:
+    """Normalize references to the characters of a model; None (phones without a lexicon) changes none."""
+    if characters is None:
+        return utterances
+    return [replace(u, text=normalize(u.text, characters)) for u in utterances]
+
+
+def other_form(utterances: Sequence[Utterance], characters: str | None) -> str | None:
+    """Describe the references that `normalized` would change, other than in white space; None if none."""
+    pairs = zip(utterances, normalized(utterances, characters), strict=True)
+    changed = [u.text for u, plain in pairs if u.text.split() != plain.text.split()]
+    return (
+        None
+        if not changed
+        else (
+            f"{len(changed)} of {len(utterances)} references differ from what the model writes in case or "
+            f"punctuation, such as {changed[0][:60]!r}"
+        )
+    )
+
+
+def reference_doubt(utterances: Sequence[Utterance], characters: str | None) -> str | None:
+    """Describe in a line why references cannot be matched by the model; None if they can."""
+    if fault := other_form(utterances, characters):
+        return f"{fault}; these count as errors, --normalize makes them alike"
+    unknown = set("".join(u.text for u in utterances if characters is not None)).difference(characters or "")
+    letters = "".join(sorted(c for c in unknown if not c.isspace()))
+    return f"references hold characters that the model cannot write: {letters[:60]!r}" if letters else None

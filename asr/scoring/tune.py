@@ -11,17 +11,18 @@ from typing import NamedTuple
 import numpy as np
 from rapidfuzz.distance import Levenshtein
 
+from asr import audio
 from asr.console import option
 from asr.decoding.beam import GREEDY_TEMPERATURE, TEMPERATURE, BeamDecoder, DecodingOptions
 from asr.errors import AsrError
 from asr.files import atomic_write
 from asr.inference.decoder import Decoder, LoadOptions
 from asr.inference.engine import usable_cores
-from asr.inference.transcriber import load_model
+from asr.inference.transcriber import Transcriber, load_model
 from asr.manifest import Utterance
 from asr.model.bundle import LEXICON, LM, write_config
 from asr.scoring.calibration import CrossFit, JudgedWord, cross_fit, judge
-from asr.scoring.evaluate import read_all
+from asr.scoring.evaluate import Problem, normalized, other_form, read_all
 
 FIRST_STEPS = (0.4, 1.6)
 """Initial steps in lm_weight and word_bonus."""
@@ -37,6 +38,7 @@ class TuneOptions:
     threads: int | None = option("CPU cores to use, by default all", None, least=1)
     prior_weights: tuple[float, ...] = option("weights of the token priors to try", (0.0, 0.3, 0.6, 0.9))
     search_beam: int = option("widest beam while searching", 100, least=1)
+    normalize: bool = option("normalize case and punctuation of the references to the model's", False)
 
 
 class Tuning(NamedTuple):
@@ -123,12 +125,16 @@ def cross_tune(development: Development, start: DecodingOptions, options: TuneOp
 
 
 class TunedBundle(NamedTuple):
-    """Result of `tune_bundle`, with the errors of `cross_tune`. A fit is None if it was not possible."""
+    """Result of `tune_bundle`, with the errors of `cross_tune`. A fit is None if it was not possible.
+
+    `problems` are recordings that could not be read.
+    """
 
     tuning: Tuning
     held_out_errors: int | None
     fit: CrossFit | None
     greedy_fit: CrossFit | None
+    problems: Sequence[Problem] = ()
 
 
 def tune_bundle(
@@ -141,8 +147,9 @@ def tune_bundle(
     model = load_model(bundle, options.threads, decoding)
     if model.decoder.beam is None or model.decoder.lm is None:
         raise AsrError(f"{bundle}: has no language model to tune; give --lm FILE")
-    utterances = read_all(manifests)
-    posteriors = [model.posteriors(u.audio_filepath) for u in utterances]
+    references = _references(read_all(manifests), model.decoder.characters, options)
+    heard, problems = _hear(model, references)
+    posteriors, utterances = zip(*heard, strict=True)
     development = Development(model.decoder.beam, posteriors, utterances, options.threads or usable_cores())
     held_out = cross_tune(development, model.decoder.options, options)
     tuning = tune(development, model.decoder.options, options)
@@ -163,7 +170,35 @@ def tune_bundle(
             with source.open("rb") as original, atomic_write(bundle / name, "wb") as target:
                 shutil.copyfileobj(original, target)
     write_config(bundle, replace(raw, decoding={**settings, **temperatures}))
-    return TunedBundle(tuning, held_out, beam_fit, greedy_fit)
+    return TunedBundle(tuning, held_out, beam_fit, greedy_fit, problems)
+
+
+def _references(
+    utterances: Sequence[Utterance], characters: str | None, options: TuneOptions
+) -> Sequence[Utterance]:
+    """Utterances to tune on. Raises AsrError if the model cannot write their texts: trials would tie."""
+    plain = normalized(utterances, characters)
+    if not any(characters is None or set(w) <= set(characters) for u in plain for w in u.text.split()):
+        raise AsrError("no reference holds a word that the model can write; name another manifest")
+    if not options.normalize and (fault := other_form(utterances, characters)):
+        raise AsrError(f"{fault}; give --normalize to make them alike")
+    return plain if options.normalize else utterances
+
+
+def _hear(
+    model: Transcriber, utterances: Sequence[Utterance]
+) -> tuple[list[tuple[np.ndarray, Utterance]], list[Problem]]:
+    """Posteriors of the recordings that can be read. Raises AsrError if they hold no word."""
+    heard, problems = [], []
+    for utterance in utterances:
+        try:
+            samples = audio.read(utterance.audio_filepath, options=utterance.part)
+            heard.append((model.posteriors(samples), utterance))
+        except AsrError as error:
+            problems.append(Problem(utterance.id, str(error)))
+    if problems and not any(utterance.text.split() for _, utterance in heard):
+        raise AsrError(problems[0].reason)
+    return heard, problems
 
 
 def _fit(decoder: Decoder, development: Development) -> CrossFit | None:

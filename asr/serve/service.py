@@ -13,11 +13,10 @@ from starlette.types import Receive
 
 from asr.audio import SAMPLE_RATE, ReadOptions
 from asr.decoding.hotwords import Hotword
-from asr.errors import DecodingError
 from asr.inference.transcriber import Transcriber, file_source
 from asr.inference.transcription import Transcription
 from asr.serve.limits import is_local
-from asr.serve.openai import ApiError, Task, invalid
+from asr.serve.openai import ApiError, Task
 from asr.serve.options import ServeOptions
 from asr.serve.scheduler import Event, Job, LeftError, Scheduler
 
@@ -89,14 +88,13 @@ class Service:
             self._clients.remove(client)
 
     def start(self, upload: BinaryIO, task: Task, report: Callable[[Event], None]) -> Job:
-        """Transcribe an upload, which is closed when the job is over. Raises ApiError."""
-        hotwords = tuple(Hotword(word) for word in task.keywords)
-        begin = partial(self.model.decoder.stream, hotwords, pace=SOON if task.stream else None)
-        try:
-            begin()
-        except DecodingError as error:
-            raise invalid("keywords", str(error)) from None
+        """Transcribe an upload, which is closed when the job is over."""
+        decoder = self.model.decoder
+        hotwords, warnings = decoder.fit_hotwords(map(Hotword, task.keywords))
+        begin = partial(decoder.stream, hotwords, pace=SOON if task.stream else None)
         source = file_source(upload, "mix", ReadOptions(longest=self.options.max_seconds))
+        for warning in warnings:
+            source.notes.warn(warning)
 
         def close_and_report(event: Event) -> None:
             if not isinstance(event, list):

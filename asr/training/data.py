@@ -1,6 +1,8 @@
 """Prepared corpora -> batches of utterances of similar length."""
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -245,10 +247,26 @@ class SpeechData(pl.LightningDataModule):
             return
         self.train_set = SpeechDataset(self.train_folders, self.tokenizer, self.speeds, self.lexicon)
         self.validation_set = SpeechDataset(self.validation_folders, self.tokenizer, lexicon=self.lexicon)
+        if not self.train_set.items:
+            raise TrainingError("data.train: no utterances; name folders written by `asr prepare`")
+        if self.validation_set.items and not any(item.tokens for item in self.validation_set.items):
+            raise TrainingError("data.validation: no words to recognise; leave it empty, or add utterances")
         configs = {store.config for store in self.train_set.stores + self.validation_set.stores}
         if len(configs) > 1:
             raise TrainingError("the feature stores differ in their LogMel settings; prepare them alike")
         self.log_mel: LogMelConfig = configs.pop()
+
+    @cached_property
+    def batches(self) -> str:
+        """Hash of what the order of the training batches depends on."""
+        assert self.trainer is not None
+        entries = [(item.entry.id, item.entry.speed, item.entry.frames) for item in self.train_set.items]
+        known = repr((self.seed, self.batch_seconds, self.trainer.world_size, entries))
+        return hashlib.sha256(known.encode()).hexdigest()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What resuming compares."""
+        return {"units": self.tokenizer.units, "batches": self.batches}
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Shuffled batches of this rank, from the middle of an epoch after a resume."""
@@ -256,8 +274,10 @@ class SpeechData(pl.LightningDataModule):
         progress = self.trainer.fit_loop.epoch_loop.batch_progress
         return self._loader(self.train_set, self.seed, lambda: progress.current.ready)
 
-    def val_dataloader(self) -> DataLoader[Batch]:
+    def val_dataloader(self) -> DataLoader[Batch] | list[Any]:
         """All validation utterances, distributed over the ranks."""
+        if not self.validation_set.items:
+            return []
         return self._loader(self.validation_set, 0, lambda: 0)
 
     def _loader(self, dataset: SpeechDataset, seed: int, skip: Callable[[], int]) -> DataLoader[Batch]:

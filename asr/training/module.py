@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jiwer
@@ -12,6 +12,7 @@ from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from asr.console import print_error
 from asr.decoding.greedy import greedy
 from asr.errors import TrainingError
 from asr.features.logmel import LogMelConfig
@@ -31,6 +32,7 @@ from asr.training.losses import (
 )
 
 MOST_SKIPPED = 3  # consecutive steps, before the run stops
+MOST_WARMUP = 0.2  # share of all steps
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class OptimizerConfig:
     Args:
         learning_rate: Peak learning rate.
         weight_decay: Decoupled weight decay.
-        warmup_steps: Steps of linear warm-up from zero.
+        warmup_steps: Steps of linear warm-up from zero; at most a fifth of all steps.
         decay_share: Share of the steps after the warm-up, at the end, in which the rate decays by half a
             cosine; 0 keeps it constant.
         final_share: Final learning rate as a share of the peak.
@@ -112,6 +114,7 @@ class CTCModule(pl.LightningModule):
             self.register_buffer("trigrams", trigrams([], self.tokenizer.size), persistent=False)
         self.consistency, self.crf, self.seed = consistency, crf, seed
         self._skipped = 0
+        self._told_blanks = False
         self._losses: list[tuple[list[str], Tensor]] = []  # of the batches of this step
         # All buffers are constants, computed alike by each process.
         constants = [name for name, _ in self.named_buffers()]
@@ -142,8 +145,14 @@ class CTCModule(pl.LightningModule):
             raise TrainingError(
                 "the learning rate schedule needs an end; set trainer.max_epochs or max_steps"
             )
+        self._total_steps = int(total)
+        warmup = min(c.warmup_steps, max(1, int(total * MOST_WARMUP)))
+        if warmup < c.warmup_steps and self.trainer.is_global_zero:
+            print_error(f"model.optimizer.warmup_steps: {warmup} of {total} steps, not {c.warmup_steps}")
+        c = replace(c, warmup_steps=warmup)
         rate = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: c.share_of_peak(step, int(total)))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": rate, "interval": "step"}}
+        schedule = {"scheduler": rate, "interval": "step", "name": "learning_rate"}  # in the logs, too
+        return {"optimizer": optimizer, "lr_scheduler": schedule}
 
     def losses(self, batch: Batch, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Losses in nats `float32[B]` of normalised features, log-probabilities and their lengths."""
@@ -225,8 +234,8 @@ class CTCModule(pl.LightningModule):
                 group["weight_decay"] = c.weight_decay
 
     def on_validation_epoch_start(self) -> None:
-        # word errors, words, character errors, characters, nats, tokens
-        self._sums = torch.zeros(6, dtype=torch.float64)
+        # word errors, words, character errors, characters, nats, tokens, characters recognised
+        self._sums = torch.zeros(7, dtype=torch.float64)
         self._broken: list[str] = []
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -244,19 +253,26 @@ class CTCModule(pl.LightningModule):
         for output in (words, characters):
             changed = output.substitutions + output.deletions
             counts += [changed + output.insertions, changed + output.hits]
-        counts += [float(losses.sum()), int(batch.target_lengths.sum())]
+        counts += [float(losses.sum()), int(batch.target_lengths.sum()), sum(map(len, hypotheses))]
         self._sums += torch.tensor(counts, dtype=torch.float64)
 
     def on_validation_epoch_end(self) -> None:
         """Sum over batches and ranks, then divide. Raises TrainingError, on all ranks alike."""
         sums = self.trainer.strategy.reduce(self._sums.float().to(self.device), reduce_op="sum")
         assert isinstance(sums, Tensor)
-        errors, words, character_errors, characters, nats, tokens = sums.tolist()
+        errors, words, character_errors, characters, nats, tokens, recognised = sums.tolist()
         if math.isnan(nats):
             names = name_some(self._broken) or "recordings of another process"
             raise TrainingError(
                 f"validation loss is NaN after step {self.global_step} for {names}; check these recordings, "
                 "or try a lower --model.optimizer.learning_rate"
+            )
+        late = 2 * self.global_step >= self._total_steps  # earlier, it is how CTC begins
+        if late and not recognised and not self._told_blanks and self.trainer.is_global_zero:
+            self._told_blanks = True
+            print_error(
+                f"the model emits only blanks after {self.global_step} steps; if val_loss still falls, train "
+                "longer (trainer.max_epochs), else with a lower model.optimizer.learning_rate"
             )
         self.log("val_loss", nats / tokens)
         if isinstance(self.tokenizer.units, str):

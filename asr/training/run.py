@@ -6,27 +6,33 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.callbacks import LearningRateMonitor
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_warn
 from pytorch_lightning.utilities.exceptions import SIGTERMException
+from safetensors.torch import save
 
-from asr.errors import TrainingError, TrainingStoppedError
+from asr.console import print_error
+from asr.errors import BundleError, TrainingError, TrainingStoppedError
+from asr.model import bundle
 from asr.model.export import save_bundle
 from asr.text import Tokenizer
 from asr.training.callbacks import (
     AtomicCheckpointIO,
-    EpochLine,
+    BestCheckpoint,
+    Checkpoint,
     RecentCheckpoint,
     StopTogether,
     WeightAverage,
+    load_checkpoint,
     newest_checkpoint,
     plot_curves,
+    read_scores,
 )
 from asr.training.data import SpeechData
 from asr.training.module import CTCModule
@@ -49,17 +55,24 @@ class TrainCLI(LightningCLI):
         parser.add_lightning_class_args(WeightAverage, "ema")
         at_risk = "Minutes of training at risk if killed."
         parser.add_argument("--checkpoint_minutes", type=float, default=5.0, help=at_risk)
+        source = "Checkpoint that becomes the model bundle."
+        parser.add_argument(
+            "--bundle_from", type=Literal["best", "last", "recent"], default="best", help=source
+        )
         parser.link_arguments("data.units", "model.units")
         parser.link_arguments("data.units", "model.architecture.vocabulary", compute_fn=_vocabulary)
         parser.link_arguments("seed_everything", "model.seed", compute_fn=int)
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
 
     @property
-    def monitored(self) -> str:
-        """Metric that selects the best checkpoint."""
+    def metrics(self) -> tuple[str, ...]:
+        """Metrics that select the best checkpoint; each breaks the ties of those before it."""
+        units = self.datamodule.tokenizer.units
         if self.model.crf:  # trained for whole sequences; greedy decoding uses single frames
-            return "val_loss"
-        return "val_wer" if isinstance(self.datamodule.tokenizer.units, str) else "val_per"
+            return ("val_loss",)
+        if not isinstance(units, str):
+            return ("val_per", "val_loss")
+        return ("val_wer", "val_cer", "val_loss") if " " in units else ("val_cer", "val_loss")
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Add callbacks, loggers and the CPU's settings; all output is below `trainer.default_root_dir`."""
@@ -67,12 +80,11 @@ class TrainCLI(LightningCLI):
         root = Path(settings["default_root_dir"])
         interval = timedelta(minutes=self.config_init["checkpoint_minutes"])
         self.trainer_defaults["callbacks"] = [
-            EpochLine(self.monitored),
+            LearningRateMonitor("step"),
             StopTogether(),
-            RecentCheckpoint(root, "recent", train_time_interval=interval, enable_version_counter=False),
-            # In this order: the last checkpoint records which one is the best.
-            ModelCheckpoint(root, "best", self.monitored, enable_version_counter=False),
-            ModelCheckpoint(root, "last", enable_version_counter=False),
+            RecentCheckpoint(root, "recent", train_time_interval=interval),
+            BestCheckpoint(root, self.metrics),
+            Checkpoint(root, "last", save_on_train_epoch_end=True),
         ]
         kind = settings["accelerator"]
         if kind == "cpu" or (kind == "auto" and not torch.accelerator.is_available()):
@@ -135,11 +147,15 @@ def train(arguments: Sequence[str], resume: bool | None = False, use_all_cores: 
         },
     )
     root = Path(cli.trainer.default_root_dir)
-    checkpoint = _checkpoint_to_resume(root, resume)
     cli.datamodule.setup("fit")  # before other processes start, which would repeat its errors
+    dry = cli.config_init["trainer"]["fast_dev_run"]
+    checkpoint = None if dry else _checkpoint_to_resume(root, resume, cli.datamodule)
     with _readable_errors(cli.trainer, root):
         cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=checkpoint, weights_only=True)
     if not cli.trainer.is_global_zero:
+        return None
+    if dry:
+        print_error("trainer.fast_dev_run: no checkpoint, log or bundle was written")
         return None
     plot_curves(root / "logs", root / "curves.png")
     _write_bundle(cli, root)
@@ -166,33 +182,66 @@ def _readable_errors(trainer: pl.Trainer, root: Path) -> Iterator[None]:
         raise TrainingError(f"{root}: {message}") from None
 
 
-def _checkpoint_to_resume(root: Path, resume: bool | None) -> Path | None:
-    """Newest checkpoint, if `resume` allows it."""
+def _checkpoint_to_resume(root: Path, resume: bool | None, data: SpeechData) -> Path | None:
+    """Newest checkpoint, if `resume` and its units allow it."""
     found = newest_checkpoint(root)
     if resume and not found:
         raise TrainingError(f"{root}: no checkpoint to resume from; start without --resume")
     if found and resume is False:
         raise TrainingError(f"{root}: holds an earlier run; use --resume or another trainer.default_root_dir")
-    return found
+    if not found:
+        if (root / "best.ckpt").exists():
+            raise TrainingError(f"{root}: holds best.ckpt of an earlier run; move it away to start again")
+        return None
+    path, checkpoint = found
+    now = data.tokenizer.units
+    if (units := checkpoint.get(type(data).__qualname__, {}).get("units", now)) != now:
+        reason = f"is of the units {units!r}, not of data.units {now!r}"
+        raise TrainingError(f"{path}: {reason}; set another --trainer.default_root_dir")
+    return path
 
 
 def _write_bundle(cli: TrainCLI, root: Path) -> None:
-    """Export the best checkpoint."""
-    if not (root / "best.ckpt").exists():
-        raise TrainingError(f"{root}: no checkpoint could be written, so there is no model to export")
-    checkpoint = torch.load(root / "best.ckpt", map_location="cpu", weights_only=True)
+    """Export a checkpoint, by default the best or else the newest, unless the bundle is of it already."""
+    name, scores = f"{cli.config_init['bundle_from']}.ckpt", {}
+    checkpoint = load_checkpoint(root / name)
+    if checkpoint and name == "best.ckpt":
+        scores = read_scores(checkpoint)
+    elif not checkpoint:
+        if not (newest := newest_checkpoint(root)):
+            raise TrainingError(f"{root}: no checkpoint could be written, so there is no model to export")
+        path, checkpoint = newest
+        step = checkpoint["global_step"]
+        print_error(
+            f"{root}: no {name}; the bundle is of {path.name}, step {step}, which may not be the best"
+        )
     cli.model.load_state_dict(checkpoint["state_dict"])
-    data: SpeechData = cli.datamodule
-    kind = {"val_wer": "greedy", "val_per": "units, greedy"}.get(cli.monitored)
-    callbacks = checkpoint["callbacks"].items()
-    (rate,) = (float(s["best_model_score"]) for name, s in callbacks if f"'{cli.monitored}'" in name)
+    folder, data = root / "bundle", cli.datamodule
+    if _is_current(folder, cli):
+        print_error(f"{folder}: is of this model already, and left as it is")
+        return
+    kinds = {"val_wer": "greedy", "val_cer": "characters, greedy", "val_per": "units, greedy"}
+    metric = cli.metrics[0]
+    rated = metric in kinds and metric in scores
     save_bundle(
-        root / "bundle",
+        folder,
         cli.model.model,
         data.log_mel,
         characters=data.tokenizer.units,
         lexicon=data.lexicon,
         training_data=", ".join(folder.name for folder in data.train_folders),
         licence=data.licence,
-        wer={f"validation, {kind}, while training": round(rate, 4)} if kind else {},
+        wer={f"validation, {kinds[metric]}, while training": round(scores[metric], 4)} if rated else {},
     )
+
+
+def _is_current(folder: Path, cli: TrainCLI) -> bool:
+    """Return whether the bundle has the model's weights and units, undamaged."""
+    try:
+        config = bundle.read_config(folder)
+        bundle.read_model_file(folder, config, bundle.ONNX)
+        stored = bundle.read_model_file(folder, config, bundle.WEIGHTS)
+    except BundleError:
+        return False
+    weights = {name: value.cpu().contiguous() for name, value in cli.model.model.state_dict().items()}
+    return stored == save(weights) and config.characters == cli.datamodule.tokenizer.units

@@ -183,7 +183,7 @@ def count(module: nn.Module) -> int:
 def read_speech(folder: Path) -> Speech:
     """Read all utterances of a prepared part."""
     utterances = manifest.read(folder / "manifest.jsonl")
-    return [(utterance, audio.read(utterance.audio_filepath)) for utterance in utterances]
+    return [(u, audio.read(u.audio_filepath, options=u.part)) for u in utterances]
 
 
 def add_noise(samples: np.ndarray, snr: float, name: str) -> np.ndarray:

@@ -3,15 +3,17 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 
 from asr import manifest
-from asr.errors import PrepareError
+from asr.errors import AsrError, PrepareError
 from asr.features.store import FeatureStore
 from asr.prepare import Problem
 from data_prep import folder
 from data_prep.folder import scan
-from tests.corpora import record, times
+from tests.corpora import noise, record, times
 
 
 def prepare(source: Path, out: Path) -> list[Problem]:
@@ -24,7 +26,7 @@ def speak(path: Path, text: str, seconds: float = 1.0) -> Path:
     return path
 
 
-@pytest.mark.parametrize("suffix", [".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au", ".WAV"])
+@pytest.mark.parametrize("suffix", [".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".au", ".W64", ".WAV"])
 def test_formats(tmp_path: Path, suffix: str) -> None:
     speak(tmp_path / f"one{suffix}", "yes")
     utterances, problems = scan(tmp_path)
@@ -136,6 +138,70 @@ def test_prepared_manifest_is_a_source(tmp_path: Path) -> None:
     assert manifest.read(first) == manifest.read(second)
 
 
+def test_the_suffixes_of_transcribe(tmp_path: Path) -> None:
+    """A film in place of a recording, say; its content tells what it is."""
+    record(tmp_path / "one.wav", 1.0).rename(tmp_path / "one.m4a")
+    (tmp_path / "one.txt").write_text("yes")
+    assert [u.id for u in scan(tmp_path)[0]] == ["one"]
+
+
+def test_columns_of_common_voice(tmp_path: Path) -> None:
+    """Its recordings are below `clips`, its columns have other names."""
+    for name in "ab":
+        record(tmp_path / "clips" / f"{name}.mp3", 1.0)
+    lines = ["client_id\tpath\tsentence\tage", "c1\ta.mp3\tYes, yes.\t", "c2\tb.mp3\tNo\ttwenties"]
+    table = tmp_path / "validated.tsv"
+    table.write_text("\n".join(lines) + "\n")
+    utterances, problems = scan(table, columns="audio=path,text=sentence,speaker=client_id")
+    assert problems == []
+    assert [(u.id, u.text, u.speaker) for u in utterances] == [("a", "YES YES", "c1"), ("b", "NO", "c2")]
+    assert utterances[0].audio_filepath == tmp_path / "clips" / "a.mp3"
+    table = table.with_suffix(".jsonl")
+    table.write_text('{"path": "clips/a.mp3", "sentence": "so", "text": "another"}\n')
+    assert scan(table, columns="audio=path,text=sentence")[0][0].text == "SO"
+    for columns, reason in (("audio=file,text=sentence", "no column 'file'"), ("sound=path", "audio, text")):
+        with pytest.raises(AsrError, match=reason):
+            scan(tmp_path / "validated.tsv", columns=columns)
+    with pytest.raises(PrepareError, match="--columns"):
+        scan(tmp_path / "validated.tsv")
+
+
+def test_semicolons_between_columns(tmp_path: Path) -> None:
+    record(tmp_path / "a.wav", 1.0)
+    (tmp_path / "t.csv").write_text('audio_filepath;text\na.wav;"yes, no"\n')
+    assert [u.text for u in scan(tmp_path / "t.csv")[0]] == ["YES NO"]
+
+
+def test_offsets_of_nemo(tmp_path: Path) -> None:
+    """Parts of a recording are prepared as if they were files."""
+    samples = np.concatenate([noise(1.0, seed) for seed in range(3)])
+    soundfile.write(tmp_path / "long.wav", samples, 16_000, subtype="FLOAT")
+    rows = [{"audio_filepath": "long.wav", "text": "yes", "offset": n, "duration": 1.0} for n in range(3)]
+    parts = write_table(tmp_path / "parts.jsonl", [*rows, {**rows[2], "duration": 0.5, "id": "half"}])
+    assert prepare(parts, tmp_path / "parts") == []
+    prepared = manifest.read(tmp_path / "parts" / "manifest.jsonl")
+    assert [(u.id, u.offset, u.duration) for u in prepared] == [
+        ("long", 0, 1), ("long@1", 1, 1), ("long@2", 2, 1), ("half", 2, 0.5)
+    ]  # fmt: skip
+    for number in range(3):
+        soundfile.write(tmp_path / f"{number}.wav", noise(1.0, number), 16_000, subtype="FLOAT")
+    files = [{"audio_filepath": f"{n}.wav", "text": "yes"} for n in range(3)]
+    assert prepare(write_table(tmp_path / "files.jsonl", files), tmp_path / "files") == []
+    stores = FeatureStore(tmp_path / "parts"), FeatureStore(tmp_path / "files")
+    for part, file in zip(("long", "long@1", "long@2"), "012", strict=True):
+        a, b = (s.read(s.entries[key, 1.0]) for s, key in zip(stores, (part, file), strict=True))
+        np.testing.assert_array_equal(a, b)
+
+
+def test_ids_of_absolute_paths(tmp_path: Path) -> None:
+    for name in ("x/a", "y/a"):
+        record(tmp_path / "audio" / f"{name}.wav", 1.0)
+    rows = [{"audio_filepath": str(tmp_path / "audio" / n / "a.wav"), "text": "so"} for n in "xy"]
+    (tmp_path / "tables").mkdir()
+    utterances, _ = scan(write_table(tmp_path / "tables" / "t.jsonl", rows))
+    assert [u.id for u in utterances] == ["x/a", "y/a"]
+
+
 def test_tsv_has_no_quoting(tmp_path: Path) -> None:
     record(tmp_path / "a.wav", 1.0)
     (tmp_path / "t.tsv").write_text('audio_filepath\ttext\na.wav\t"Yes" he said\n')
@@ -204,14 +270,14 @@ def test_bad_json_lines(tmp_path: Path) -> None:
     utterances, problems = scan(table)
     assert [(u.id, u.text, u.speaker) for u in utterances] == [("a", "GOOD", "7")]
     broken = "Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"
-    assert [problem.name for problem in problems[-2:]] == [f"{table}:9", f"{table}:10"]
-    assert problems[:-2] == [
+    assert [problem.name for problem in problems[-3:-1]] == [f"{table}:9", f"{table}:10"]
+    assert problems[-1].name == f"{table}:7" and "end at 4.5 s of 1 s" in problems[-1].reason
+    assert problems[:-3] == [
         Problem(f"{table}:2", f"malformed line ({broken})"),
         Problem(f"{table}:3", "expected one JSON object per line"),
         Problem(f"{table}:4", "the key 'text' is missing or not a string"),
         Problem(f"{table}:5", "the key 'audio_filepath' is missing or not a string"),
         Problem(f"{table}:6", "the key 'text' is missing or not a string"),
-        Problem(f"{table}:7", "offset into a longer recording is not supported; cut the recording first"),
         Problem(f"{table}:8", "duration nan is not a number of seconds"),
     ]
 
@@ -220,7 +286,8 @@ def test_bad_json_lines(tmp_path: Path) -> None:
     ("name", "content", "reason"),
     [
         ("t.csv", "path,text\n", " no column 'audio_filepath' in the first line, only path, text"),
-        ("t.csv", "audio_filepath;text\n", " no column 'audio_filepath' in the first line"),
+        ("t.csv", "audio_filepath;text\n", " no recordings"),
+        ("t.jsonl", '[\n{"text": ""}\n]', " a JSON array; write one object per line"),
         ("t.tsv", "", " no column 'audio_filepath' in the first line"),
         ("t.csv", "audio_filepath,text\n", " no recordings"),
         ("t.csv", '"audio_filepath"x,text\n', "1: malformed line (',' expected after '\"')"),

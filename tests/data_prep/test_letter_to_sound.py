@@ -2,12 +2,15 @@
 
 import random
 import re
+from pathlib import Path
 
 import pytest
 import torch
 
+from asr.decoding import spelling
 from asr.errors import PrepareError
-from data_prep.letter_to_sound import LetterToSound, LetterToSoundOptions, train
+from data_prep import letter_to_sound
+from data_prep.letter_to_sound import LetterToSound, LetterToSoundOptions, error_rates, save, split, train
 from data_prep.lexicon import Dictionary, Pronunciation
 
 SMALL = LetterToSoundOptions(hidden=32, layers=1, dropout=0.0, epochs=20, batch=32, learning_rate=2e-2)
@@ -79,3 +82,46 @@ def test_skipped_words_do_not_change_the_network() -> None:
     assert all(torch.equal(alone[name], with_skipped[name]) for name in alone)
     with pytest.raises(PrepareError, match="no word to train letter to sound on"):
         train(skipped, TINY)
+
+
+def test_the_file_gives_the_same_phones_without_torch(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    model = LetterToSound(("AA", "B", "K", "T"), LetterToSoundOptions(hidden=9, layers=3))
+    with torch.no_grad():
+        for weights in model.parameters():
+            weights.mul_(4)
+    save(model, tmp_path / "network.npz")
+    loaded = spelling.LetterToSound(tmp_path / "network.npz")
+    model.load_state_dict({name: torch.tensor(array) for name, array in loaded._weights.items()})  # rounded
+    words = [*language(200), "O'ER", "'", "Q", "A" * 40]
+    expected = model.pronounce(words)
+    assert len(set(expected)) > 20
+    assert [loaded.pronounce(word) for word in words] == expected
+
+
+def test_held_out_words_are_not_trained_on() -> None:
+    dictionary = {**language(100), "CAT'S": [("K", "S")]}
+    training, held_out = split(dictionary)
+    assert len(held_out) == 5 and not training.keys() & held_out.keys()
+    assert {**training, **held_out} == dictionary and "CAT'S" in training
+
+
+def test_error_rates_count_the_nearest_pronunciation(tmp_path: Path) -> None:
+    save(LetterToSound(("AA", "B"), TINY), tmp_path / "network.npz")
+    network = spelling.LetterToSound(tmp_path / "network.npz")
+    network.pronounce = {"BA": ("B", "AA"), "AB": ("B",)}.__getitem__  # type: ignore[method-assign]
+    assert error_rates(network, {"BA": [("B",), ("B", "AA")], "AB": [("AA", "B", "B")]}) == (1 / 2, 2 / 5)
+
+
+def test_the_command_trains_writes_and_tests(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = (f"{word.lower()} {' '.join(ways[0])}\n" for word, ways in language(600).items())
+    (tmp_path / "dictionary").write_text("".join(lines), encoding="utf-8")
+    monkeypatch.setattr(letter_to_sound, "find_dictionary", lambda: tmp_path / "dictionary")
+    monkeypatch.setattr(letter_to_sound, "SHIPPED", SMALL)
+    letter_to_sound.main(tmp_path / "network.npz")
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith(f"{tmp_path / 'network.npz'}: of 25 held-out words ")
+    wrong_words, wrong_phones = map(float, re.findall(r"([0-9.]+) %", last))
+    assert wrong_words < 20 and wrong_phones < 5

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+import soundfile
 
 from asr import manifest
 from asr.errors import PrepareError
@@ -60,6 +61,21 @@ def test_what_other_systems_add_to_a_tree_is_ignored(corpus: Path) -> None:
     utterances, problems = scan(root / "dev-clean")
     assert problems == []
     assert {u.id: u.text for u in utterances} == TEXTS
+
+
+def test_a_converted_tree(corpus: Path) -> None:
+    """Other formats and small letters."""
+    root = corpus / "LibriSpeech" / "dev-clean"
+    for path in root.rglob("*.flac"):
+        soundfile.write(path.with_suffix(".wav"), *soundfile.read(path))
+        path.unlink()
+    for path in root.rglob("*.trans.txt"):
+        names = [line.partition(" ") for line in path.read_text().splitlines()]
+        path.write_text("".join(f"{name} {text.lower()}\n" for name, _, text in names))
+    utterances, problems = scan(root)
+    assert problems == []
+    assert {u.id: u.text for u in utterances} == TEXTS
+    assert {u.audio_filepath.suffix for u in utterances} == {".wav"}
 
 
 @pytest.mark.parametrize("below", ["", "LibriSpeech"])

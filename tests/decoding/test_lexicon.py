@@ -58,6 +58,7 @@ def test_a_word_list_is_spelt_by_characters(tmp_path: Path, end: str) -> None:
     [
         (b"BUT\tB AH T\nBIT\tB IH T\n", ":2: BIT: .* 'IH'"),
         (b"BUT\n", ":1: BUT: .* 'U'"),
+        (b"bbt\n", ":1: bbt: .* 'b'; it has 'B'"),
         (b"\tB AH T\n", ":1: expected WORD"),
         (b"A BUT\tB AH T\n", ":1: expected WORD.*A BUT"),
         (b"\n\n", ": the lexicon is empty"),

@@ -175,9 +175,9 @@ from asr import audio, manifest, prepare
 from asr.features import store
 
 read = audio.read
-def slow_read(path):
+def slow_read(path, **options):
     time.sleep(0.02)
-    return read(path)
+    return read(path, **options)
 
 audio.read = slow_read
 prepare.SHARD_SECONDS = 2.0

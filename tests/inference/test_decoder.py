@@ -1,8 +1,10 @@
 """Decoders from the settings of a bundle and of the caller, and tuning, which writes a bundle."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jiwer
 import numpy as np
@@ -12,11 +14,12 @@ import soundfile
 from asr import manifest
 from asr.cli import main
 from asr.decoding.beam import DecodingOptions
+from asr.decoding.spelling import letter_to_sound
 from asr.errors import AsrError, BundleError, DecodingError, LanguageModelError, TextError
 from asr.inference.decoder import LoadOptions
 from asr.inference.transcriber import TranscribeOptions, load_model
 from asr.lm.estimate import LmOptions, train
-from asr.model.bundle import LM, read_config, write_config
+from asr.model.bundle import LEXICON, LM, read_config, resolve_bundle, write_config
 from asr.scoring.tune import Development, TuneOptions, Tuning, cross_tune, tune_bundle
 from tests.standin import FRAME, speak, write_bundle
 
@@ -83,10 +86,27 @@ def test_hotwords_at_call_time(bundle: Path, lm: Path) -> None:
             hot = TranscribeOptions(hotwords=(phrase,), hotword_boost=boost)
             assert model.transcribe(spoken, options=hot).text == text
         assert model.transcribe(spoken).text == "TIE IAT"
-        with pytest.raises(DecodingError, match="'5'"):  # before anything is read
-            next(model.transcribe_files([Path("none")], TranscribeOptions(hotwords=("hat 5",))))
+        some = TranscribeOptions(hotwords=("hat 5", "“Hat”", "?!"))
+        doubtful = model.transcribe(spoken, options=some)
+        assert doubtful.text == "TIE HAT" and len(doubtful.warnings) == 2
+        assert "'hat 5'" in doubtful.warnings[0] and "'?!'" in doubtful.warnings[1]
     with pytest.raises(DecodingError, match="priors"):
         load_model(bundle, decoding=LoadOptions(settings={"prior_weight": 0.5}))
+
+
+@pytest.mark.parametrize("greedy", [True, False])
+def test_hotwords_that_the_lexicon_lacks(tmp_path: Path, lm: Path, greedy: bool) -> None:
+    """A new name is recognised where it is a hotword, and only there; other words stay as they are."""
+    bundle = phone_bundle(tmp_path)
+    name = " ".join(letter_to_sound().pronounce("KUBERNETES"))
+    spoken = say(f"HH AE T {name} HH AE T")
+    model = load_model(bundle, decoding=LoadOptions(greedy=greedy, lm=None if greedy else lm))
+    assert "KUBERNETES" not in model.transcribe(spoken).text
+    for hotwords in (("Kubernetes",), ("“Kubernetes”", "C3PO"), ("the man", "hat-Kubernetes")):
+        hot = model.transcribe(spoken, options=TranscribeOptions(hotwords=hotwords, hotword_boost=4.0))
+        assert hot.text == "HAT KUBERNETES HAT"
+        assert len(hot.warnings) == ("C3PO" in hotwords)
+    assert "KUBERNETES" not in model.transcribe(spoken).text
 
 
 def test_settings_of_a_bundle(bundle: Path, lm: Path) -> None:
@@ -208,8 +228,101 @@ def test_align_by_phones(tmp_path: Path) -> None:
     model = load_model(bundle, decoding=LoadOptions(lexicon=lexicon))
     assert model.transcribe(speak("BACA", "ABC")).text == "BUT A"
     assert [word.text for word in model.align(speak("BACA", "ABC"), "BUT A").words] == ["BUT", "A"]
+    for text in ("but, a.", "“But” — a!", "but-a", "BUT/a…", "‘but’ 'A'", "(But) à"):
+        assert [word.text for word in model.align(speak("BACA", "ABC"), text).words] == ["BUT", "A"]
     with pytest.raises(DecodingError, match="'BAT'"):
-        model.align(speak("BAC", "ABC"), "BAT")
+        model.align(speak("BAC", "ABC"), "Bat.")
+    with pytest.raises(TextError, match="no word"):
+        model.align(speak("BAC", "ABC"), "?!")
+
+
+PHONES = read_config(resolve_bundle("box")).tokenizer
+SIGNS = "".join(chr(0x100 + i) for i in range(PHONES.size - 1))
+
+
+def say(phones: str) -> np.ndarray:
+    return speak("".join(SIGNS[token - 1] for token in PHONES.encode(phones)), SIGNS)
+
+
+def phone_bundle(folder: Path) -> Path:
+    """The stand-in with the phones of box, and a lexicon of few words."""
+    bundle = write_bundle(folder / "arpabet", characters=SIGNS)
+    assert isinstance(PHONES.units, tuple)
+    write_config(bundle, replace(read_config(bundle), characters=PHONES.units))
+    lines = ("HAT\tHH AE T", "THE\tDH AH", "MAN\tM AE N", "SAT\tS AE T", "ON\tAA N", "CAT\tK AE T")
+    (bundle / LEXICON).write_text("\n".join(lines), encoding="utf-8")
+    return bundle
+
+
+def test_align_spells_new_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bundle = str(phone_bundle(tmp_path))
+    name = " ".join(letter_to_sound().pronounce("KUBERNETES"))
+    soundfile.write(tmp_path / "a.wav", say(f"DH AH HH AE T Z {name}"), 16_000, subtype="FLOAT")
+    assert main(["align", str(tmp_path / "a.wav"), "The hat’s Kubernetes.", "--model", bundle]) == 0
+    rows = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    assert [row[3] for row in rows] == ["THE", "HATS", "KUBERNETES"]  # a lexicon without apostrophes
+    assert [float(row[0]) for row in rows] == pytest.approx([0, 0.24, 0.72], abs=0.05)
+    assert main(["align", str(tmp_path / "a.wav"), "The R2D2, 和 hat", "--model", bundle]) == 1
+    err = capsys.readouterr().err
+    assert "'R2D2', '和'" in err and err.count("\n") == 1
+
+
+def in_other_form(development_set: Path) -> Path:
+    lines = [json.loads(line) for line in development_set.read_text(encoding="utf-8").splitlines()]
+    texts = [{**line, "text": line["text"].capitalize().replace(" sat", ", sat") + "."} for line in lines]
+    path = development_set.with_name("other.jsonl")
+    path.write_text("\n".join(map(json.dumps, texts)), encoding="utf-8")
+    return path
+
+
+def test_evaluate_notices_references_in_another_form(
+    bundle: Path, development_set: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = in_other_form(development_set)
+
+    def found(path: Path, *flags: str) -> tuple[dict[str, Any], str]:
+        assert main(["evaluate", str(bundle), str(path), "--json", *flags]) == 0
+        out, err = capsys.readouterr()
+        return json.loads(out), err
+
+    plain, silence = found(development_set)
+    raw, line = found(other)
+    normalized, calm = found(other, "--normalize")
+    assert silence == calm == "" and line.count("\n") == 1
+    assert "6 of 6 references" in line and "--normalize" in line and "'The cat, sat on the mat.'" in line
+    assert raw["wer"]["rate"] > 0.8 and normalized["wer"] == plain["wer"]
+    assert [f["normalized"] for f in (plain, raw, normalized)] == [False, False, True]
+    noisy, _ = found(other, "--normalize", "--tempo", "1.1")
+    assert all(row["normalized"] for row in noisy["conditions"])
+    other.write_text(other.read_text(encoding="utf-8").replace("hat", "4"), encoding="utf-8")
+    _, line = found(other, "--normalize")
+    assert "cannot write" in line and "'4'" in line and line.count("\n") == 1
+
+
+def test_tune_refuses_references_that_it_cannot_match(
+    bundle: Path, lm: Path, development_set: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other, before = in_other_form(development_set), (bundle / "config.json").read_bytes()
+    tune = ["tune", str(bundle), str(other), "--lm", str(lm), "--prior-weights", "0"]
+
+    def refused() -> str:
+        assert main(tune) == 1
+        out, err = capsys.readouterr()
+        assert out == "" and err.count("\n") == 1
+        assert (bundle / "config.json").read_bytes() == before and not (bundle / LM).exists()
+        return err
+
+    assert "--normalize" in refused()
+    text = other.read_text(encoding="utf-8")
+    for words in ("", "42", "Москва"):
+        other.write_text(re.sub('"text": "[^"]*"', f'"text": "{words}"', text), encoding="utf-8")
+        assert "no reference" in refused()
+    other.write_text(text, encoding="utf-8")
+    (development_set.parent / "5.wav").write_bytes(b"")
+    assert main([*tune, "--normalize"]) == 1  # as a recording could not be read; the others were
+    out, err = capsys.readouterr()
+    assert "on 25 words" in out and "5.wav" in err and err.count("\n") == 1
+    assert (bundle / LM).exists()
 
 
 def test_the_commands(
@@ -231,6 +344,9 @@ def test_the_commands(
     hot = ["--lm-weight", "0", "--hotword", "tie", "--hotword-boost", "9"]
     assert main(["transcribe", "--model", str(bundle), recording, *hot]) == 0
     assert capsys.readouterr().out.startswith("TIE ")
+    assert main(["transcribe", "--model", str(bundle), recording, "--hotword", "C3PO"]) == 0
+    out, err = capsys.readouterr()
+    assert out == "THE CAT SAT ON THE MAT\n" and "'C3PO'" in err and err.count("\n") == 1
     (tmp_path / "text").write_text("The cat sat on the mat.", encoding="utf-8")
     assert main(["align", recording, str(tmp_path / "text"), "--model", str(bundle)]) == 0
     lines = capsys.readouterr().out.splitlines()

@@ -1,4 +1,6 @@
 import io
+import multiprocessing
+import pickle
 import subprocess
 import sys
 import threading
@@ -15,6 +17,7 @@ from asr import audio
 from asr.decoding.types import Word
 from asr.errors import AsrError, AudioError, BundleError
 from asr.inference import pipeline as pipeline_module
+from asr.inference.decoder import LoadOptions
 from asr.inference.transcriber import TranscribeOptions, Transcriber, load_model
 from asr.inference.transcript import Transcript
 from asr.inference.transcription import Source
@@ -266,6 +269,19 @@ def test_sources_that_fail_do_not_stop_the_others(model: Transcriber) -> None:
     assert (one.text, str(two), six.text) == ("ONE", "TWO: cannot go on", "SIX")
 
 
+def transcribe_in_worker(model: Transcriber, recording: np.ndarray) -> Transcript:
+    return model.transcribe(recording)
+
+
+def test_a_model_goes_to_spawned_processes(bundle: Path) -> None:
+    model = load_model(bundle, 2, LoadOptions(settings={"beam": 7}))
+    copy = pickle.loads(pickle.dumps(model))
+    assert (copy.decoder.options, copy.threads) == (model.decoder.options, 2)
+    assert copy.decoder.options.beam == 7
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        assert pool.apply(transcribe_in_worker, (model, speak(TEXT))) == model.transcribe(speak(TEXT))
+
+
 def test_public_interface(bundle: Path) -> None:
     assert asr.transcribe(speak(TEXT), model=bundle) == asr.load_model(str(bundle)).transcribe(speak(TEXT))
     assert asr.Word is Word and asr.Transcript is Transcript
@@ -303,3 +319,8 @@ def test_imports() -> None:
     telemetry = "import asr.inference.engine, os; assert os.environ['ORT_DISABLE_TELEMETRY'] == '1'"
     assert "onnxruntime" in modules_after(telemetry)
     assert not modules_after("import asr") & {"numpy", "onnxruntime", "av", "rich", "typer"}
+    code = (
+        "from asr.cli import main\nfor command in {}:\n try: main([command, '-h'])\n except SystemExit: pass"
+    )
+    loaded = modules_after(code.format(["transcribe", "align", "evaluate", "tune", "lm"]))
+    assert not loaded & {"numba", "llvmlite", *HEAVY}

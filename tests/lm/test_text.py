@@ -79,6 +79,15 @@ def test_unreadable_files(tmp_path: Path) -> None:
         list(read_lines(path))
 
 
+@pytest.mark.parametrize(
+    ("magic", "reason"), [(b"mmap lm http://", "ARPA"), (b"PK\3\4", "zip"), (b"\x28\xb5\x2f\xfd", "zstd")]
+)
+def test_files_of_other_kinds(tmp_path: Path, magic: bytes, reason: str) -> None:
+    (tmp_path / "text").write_bytes(magic + bytes(100))
+    with pytest.raises(LanguageModelError, match=rf"text: .*{reason}"):
+        list(read_lines(tmp_path / "text"))
+
+
 words = st.text(min_size=1, max_size=3).filter(lambda word: not set(word) & set(" \t\r\n\v\f\0\ufeff<"))
 
 

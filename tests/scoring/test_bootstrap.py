@@ -107,3 +107,6 @@ def test_comparison_of_different_corpora() -> None:
             compare(a, b)
     with pytest.raises(ManifestError, match="4 and 5 utterances"):
         compare(a[:4], a)
+    wordless = [utterance(i, 0, 0) for i in range(6)]
+    with pytest.raises(ManifestError, match="no utterance has a word"):
+        compare(wordless, wordless)

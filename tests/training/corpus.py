@@ -25,14 +25,16 @@ def sing(text: str, generator: np.random.Generator) -> np.ndarray:
     return (samples + 0.003 * generator.standard_normal(len(samples))).astype(np.float32)
 
 
-def make_corpus(folder: Path, count: int = 8, seed: int = 0, speeds: Sequence[float] = ()) -> Path:
-    """Prepare `count` utterances of one to three words in `folder`."""
+def make_corpus(
+    folder: Path, count: int = 8, seed: int = 0, speeds: Sequence[float] = (), words: int = 3
+) -> Path:
+    """Prepare `count` utterances of one to `words` words in `folder`."""
     generator = np.random.default_rng(seed)
     audio = folder / "audio"
     audio.mkdir(parents=True)
     utterances = []
     for number in range(count):
-        text = " ".join(generator.choice(WORDS, size=1 + number % 3))
+        text = " ".join(generator.choice(WORDS, size=1 + number % words))
         path = audio / f"{folder.name}-{number:02}.flac"
         samples = sing(text, generator)
         soundfile.write(path, samples, 16_000)

@@ -1,13 +1,16 @@
-"""The average of the weights, and the line per epoch."""
+"""The average of the weights, the best epoch, and the line of each."""
 
+import re
+from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import pytorch_lightning as pl
 import torch
 
-from asr.training.callbacks import EpochLine, WeightAverage
+from asr.training.callbacks import WeightAverage
+from tests.training.corpus import make_corpus
+from tests.training.runs import script_validation, start, write_recipe
 
 
 class Steps(pl.LightningModule):
@@ -34,18 +37,45 @@ def test_the_average_is_exponential_and_buffers_are_the_models() -> None:
     assert averaged.n_averaged.item() == 3
 
 
-def test_each_line_names_the_best_epoch_also_after_a_resume(capsys: pytest.CaptureFixture[str]) -> None:
-    lines = EpochLine("val_wer")
-    best = []
-    for epoch, wer in enumerate((0.5, 0.3, 0.4, 0.3, 0.2)):
-        metrics = {"loss": 1.0, "val_loss": 2.0, "val_wer": wer, "val_cer": 0.1}
-        trainer: Any = SimpleNamespace(callback_metrics=metrics, current_epoch=epoch, global_step=9)
-        lines.on_train_start(trainer, None)  # type: ignore[arg-type]
-        lines.on_validation_end(trainer, None)  # type: ignore[arg-type]
-        (line,) = capsys.readouterr().out.splitlines()
-        assert line.startswith(f"epoch   {epoch}  step      9  loss 1.000  val_loss 2.000  WER {wer:.2%}")
-        best.append(int(line.split("best epoch")[1].split()[0]))
-        resumed = EpochLine("val_wer")
-        resumed.load_state_dict(lines.state_dict())
-        lines = resumed
-    assert best == [0, 1, 1, 1, 4]
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_corpus(tmp_path_factory.mktemp("data") / "corpus", count=4)
+
+
+LETTERS = "--data.units=BEINOST"
+
+
+@pytest.mark.parametrize(
+    ("settings", "scores", "best", "reason"),
+    [
+        ([], [(50, 9, 3), (30, 9, 3), (40, 1, 1), (30, 9, 3)], [0, 1, 1, 1], "WER, CER, loss"),
+        ([], [(100, 90, 3), (100, 80, 5), (106, 70, 1), (100, 80, 4)], [0, 1, 1, 3], "WER, CER, loss"),
+        ([LETTERS], [(30, 90, 3), (100, 80, 5), (99, 80, 4), (1, 90, 1)], [0, 1, 2, 2], "CER, loss"),
+    ],
+    ids=["the first of equals", "ties", "without a space"],
+)
+def test_the_best_epoch_is_kept_and_each_line_names_it_also_after_a_resume(
+    tmp_path: Path,
+    corpus: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    settings: list[str],
+    scores: list[tuple[float, float, float]],
+    best: list[int],
+    reason: str,
+) -> None:
+    script_validation(monkeypatch, scores)
+    if settings:
+        corpus = make_corpus(tmp_path / "words", count=4, words=1)
+    recipe = write_recipe(tmp_path, corpus)
+    for resume, epochs in ((False, 3), (True, 4)):
+        start(recipe, *settings, f"--trainer.max_epochs={epochs}", resume=resume)
+    lines = capsys.readouterr().out.splitlines()
+    for epoch, (line, (wer, cer, loss)) in enumerate(zip(lines, scores, strict=True)):
+        assert re.match(
+            rf"epoch   {epoch}  step +\d+  loss \d+\.\d+  val_loss {loss}\.000  WER {wer}\.00%", line
+        )
+        assert f"CER {cer}.00%" in line and f"best epoch {best[epoch]} by {reason}  " in line
+        assert re.search(r"  rate \d\.\de-\d\d  ", line)
+    saved = torch.load(tmp_path / "exp" / "best.ckpt", weights_only=True)
+    assert saved["epoch"] == best[-1]

@@ -6,6 +6,7 @@ import json
 import os
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -23,7 +24,14 @@ from asr.training.callbacks import read_curves
 from asr.training.data import Batch, SpeechDataset
 from asr.training.module import CTCModule
 from tests.training.corpus import make_corpus
-from tests.training.runs import assert_same_weights, run_program, start, steps, write_recipe
+from tests.training.runs import (
+    assert_same_weights,
+    run_program,
+    script_validation,
+    start,
+    steps,
+    write_recipe,
+)
 
 
 @pytest.fixture(scope="module")
@@ -221,6 +229,109 @@ def test_a_second_start_destroys_nothing_and_says_what_to_do(tmp_path: Path, cor
     with pytest.raises(TrainingError, match=r"exp: holds an earlier run; use --resume"):
         start(recipe)
     assert (tmp_path / "exp" / "last.ckpt").read_bytes() == before
+    for name in ("last", "recent"):
+        (tmp_path / "exp" / f"{name}.ckpt").unlink()
+    with pytest.raises(TrainingError, match=r"exp: holds best.ckpt of an earlier run"):
+        start(recipe)
+
+
+@pytest.mark.parametrize(
+    ("settings", "done"),
+    [
+        (["--data.validation=[]"], 14),
+        (["--trainer.limit_val_batches=0"], 14),
+        (["--trainer.check_val_every_n_epoch=5"], 14),
+        (["--trainer.max_steps=3"], 3),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+@pytest.mark.filterwarnings("error:No artists")
+def test_without_validation_the_bundle_is_of_the_last_step(
+    tmp_path: Path, corpus: Path, settings: list[str], done: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = start(write_recipe(tmp_path, corpus), *settings)
+    told = f"exp: no best.ckpt; the bundle is of last.ckpt, step {done}, which may not be the best\n"
+    assert told in capsys.readouterr().err
+    average = torch.load(tmp_path / "exp" / "last.ckpt", weights_only=True)["state_dict"]
+    for name, weight in load_acoustic_model(bundle).state_dict().items():
+        assert torch.equal(weight, average[f"model.{name}"])
+    assert steps(tmp_path / "exp") == done and json.loads((bundle / "config.json").read_text())["wer"] == {}
+
+
+def test_epochs_between_two_validations_are_kept(tmp_path: Path, corpus: Path) -> None:
+    start(write_recipe(tmp_path, corpus, check_val_every_n_epoch=2), "--trainer.max_epochs=3")
+    assert (steps(tmp_path / "exp"), steps(tmp_path / "exp", "best")) == (21, 14)
+
+
+def test_the_bundle_is_of_the_checkpoint_asked_for(
+    tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script_validation(monkeypatch, [(10, 10, 1), (20, 20, 2)])
+    recipe, root = write_recipe(tmp_path, corpus), tmp_path / "exp"
+    rates = [{"validation, greedy, while training": 0.1}, {}]
+    for name, wer in zip(("best", "last"), rates, strict=True):
+        bundle = start(recipe, f"--bundle_from={name}", resume=name == "last")
+        weight = torch.load(root / f"{name}.ckpt", weights_only=True)["state_dict"]["model.output.weight"]
+        assert torch.equal(load_acoustic_model(bundle).output.weight, weight)
+        assert json.loads((bundle / "config.json").read_text())["wer"] == wer
+    assert (steps(root), steps(root, "best")) == (14, 7)
+
+
+def test_a_damaged_best_checkpoint_is_passed_over(
+    tmp_path: Path, corpus: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = write_recipe(tmp_path, corpus, max_epochs=1)
+    start(recipe)
+    (tmp_path / "exp" / "best.ckpt").write_bytes(b"noise")
+    start(recipe, resume=True)
+    told = capsys.readouterr().err
+    assert "best.ckpt: damaged checkpoint (" in told and "the bundle is of last.ckpt, step 7" in told
+
+
+def test_a_trial_writes_nothing_and_says_so(
+    tmp_path: Path, corpus: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = write_recipe(tmp_path, corpus)
+    assert run.train(["--config", str(recipe), "--trainer.fast_dev_run=true"]) is None
+    assert "trainer.fast_dev_run: no checkpoint, log or bundle was written\n" in capsys.readouterr().err
+    assert not (tmp_path / "exp").exists()
+
+
+def test_data_without_utterances_or_words_are_named_at_once(tmp_path: Path, corpus: Path) -> None:
+    recipe = write_recipe(tmp_path, corpus)
+    with pytest.raises(TrainingError, match=r"^data.train: no utterances;"):
+        start(recipe, "--data.train=[]")
+    silent = make_corpus(tmp_path / "silent", count=2)
+    path = silent / "manifest.jsonl"
+    manifest.write(path, [manifest.Utterance(**{**vars(u), "text": ""}) for u in manifest.read(path)])
+    with pytest.raises(TrainingError, match=r"^data.validation: no words"):
+        start(recipe, f"--data.validation=[{silent}]")
+
+
+def test_the_warm_up_is_at_most_a_fifth_and_the_rate_is_logged(
+    tmp_path: Path, corpus: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = write_recipe(tmp_path, corpus)
+    start(recipe, "--model.optimizer.warmup_steps=200", "--model.optimizer.decay_share=0")
+    assert capsys.readouterr().err.count("model.optimizer.warmup_steps: 2 of 14 steps, not 200") == 1
+    rates = read_curves(tmp_path / "exp" / "logs")["learning_rate"]
+    assert rates == [(step, pytest.approx(5e-4 if step == 0 else 1e-3)) for step in range(14)]
+
+
+@pytest.mark.parametrize(("text", "told"), [("", 1), ("BE", 0)], ids=["blanks", "a word"])
+def test_only_blanks_late_in_training_are_told_once(
+    tmp_path: Path,
+    corpus: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    text: str,
+    told: int,
+) -> None:
+    monkeypatch.setattr("asr.training.module.greedy", lambda *args, **kw: SimpleNamespace(text=text))
+    start(write_recipe(tmp_path, corpus), "--trainer.max_epochs=4")
+    lines = [line for line in capsys.readouterr().err.splitlines() if "only blanks" in line]
+    assert len(lines) == told
+    assert all("after 14 steps" in line and "train longer" in line for line in lines)  # of 28
 
 
 def break_steps(monkeypatch: pytest.MonkeyPatch, broken: set[int]) -> None:
