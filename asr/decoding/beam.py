@@ -13,7 +13,7 @@ import numpy as np
 from asr.console import option
 from asr.decoding import kernel
 from asr.decoding.hotwords import Hotword, build_hotwords
-from asr.decoding.kernel import NO_WORD, KernelOptions, Setup
+from asr.decoding.kernel import NO_WORD, KernelOptions, Setup, State
 from asr.decoding.lexicon import Lexicon, build_trie, spell
 from asr.decoding.types import check_posteriors
 from asr.errors import BundleError, DecodingError
@@ -34,6 +34,9 @@ _NO_LM = NgramArrays(  # log-probability 0 for every word
     suffixes=np.zeros(1, dtype=np.uint32),
     first_children=np.array([1, 4], dtype=np.uint32),
 )
+
+_NO_PATH: tuple[np.ndarray, np.ndarray] = (np.zeros(0, dtype=np.int32), np.zeros(0, dtype=np.int32))
+"""Tokens and entries of prefixes."""
 
 
 @dataclass(frozen=True)
@@ -218,31 +221,50 @@ class BeamSearch:
         self._decoder, self._setup, self._log_priors, self._n_best = decoder, setup, log_priors, n_best
         self._state = kernel.start(decoder.begin_state)
         self._base = 0  # prefix of the committed words
+        self._chosen = 0  # prefix of the last result of `best`
+        self._shown = _NO_PATH
 
     def advance(self, log_probs: np.ndarray) -> None:
         """Process the next log-probabilities `float[T, V]`. Raises DecodingError as `check_posteriors`."""
-        check_posteriors(log_probs, self._decoder.tokenizer)
-        if self._log_priors.any():
-            log_probs = log_probs.astype(np.float32) - self._log_priors
-            log_probs -= log_probs.max(axis=1, keepdims=True)
-            log_probs -= np.log(np.exp(log_probs).sum(axis=1, keepdims=True))
-        frames = np.ascontiguousarray(log_probs, dtype=np.float32)
-        self._state = kernel.advance(frames, self._state, self._setup)
+        self._state = kernel.advance(self._prepare(log_probs), self._state, self._setup)
 
-    def best(self) -> tuple[tuple[DecodedWord, ...], list[int]]:
-        """The best words since the last `commit`, and the tokens of the unfinished word after them."""
-        nodes = self._best_nodes()
-        tokens, entries = self._state.prefixes["token"][nodes], self._state.prefixes["entry"][nodes]
-        ended = int(np.flatnonzero(entries != NO_WORD).max(initial=-1)) + 1
-        return self._decoder.words(tokens, entries), tokens[ended:].tolist()
+    def best(self, bonus: float = 0.0) -> tuple[tuple[DecodedWord, ...], list[int]]:
+        """The best words since the last `commit`, and the tokens of the unfinished word after them.
+
+        `bonus` is added to a hypothesis for each word that it shares with the last result of `peek`.
+        """
+        self._chosen = kernel.favour(self._state, self._base, *self._shown, bonus)
+        return self._read(*self._path(self._state, self._chosen))
+
+    def peek(self, log_probs: np.ndarray, bonus: float = 0.0) -> tuple[tuple[DecodedWord, ...], list[int]]:
+        """`best` after further log-probabilities, without processing them."""
+        state = kernel.State(self._state.prefixes.copy(), self._state.size, self._state.beam.copy())
+        state = kernel.advance(self._prepare(log_probs), state, self._setup)
+        self._shown = self._path(state, kernel.favour(state, self._base, *self._shown, bonus))
+        return self._read(*self._shown)
+
+    def settled(self) -> int:
+        """Number of words of `best` that all hypotheses share."""
+        node = kernel.shared(self._state, self._base, self._chosen)
+        return int(np.sum(self._path(self._state, node)[1] != NO_WORD))
 
     def commit(self, words: int) -> None:
         """Make the first words of `best` final and forget them; drop the hypotheses with other words."""
-        nodes = self._best_nodes()
-        ends = nodes[self._state.prefixes["entry"][nodes] != NO_WORD]
-        base = int(ends[words - 1]) if words else self._base
-        self._state = kernel.commit(self._state, base)
+        tokens, entries = self._path(self._state, self._chosen)
+        length = int(np.flatnonzero(entries != NO_WORD)[words - 1]) + 1 if words else 0
+        nodes = kernel.trace(self._state.prefixes, self._base, self._chosen)
+        self._state = kernel.commit(self._state, int(nodes[length - 1]) if words else self._base)
         self._base = 1 if words else self._base
+        shown_tokens, shown_entries = self._shown
+        if np.array_equal(shown_tokens[:length], tokens[:length]):
+            self._shown = shown_tokens[length:], shown_entries[length:]
+        else:
+            self._shown = _NO_PATH
+
+    def restart(self) -> None:
+        """Begin a new sentence."""
+        self._state, self._base = kernel.start(self._decoder.begin_state), 0
+        self._shown = _NO_PATH
 
     def finish(self) -> list[BeamHypothesis]:
         """End the text. Words are those since the last `commit`, best first; scores are of the whole text."""
@@ -258,5 +280,20 @@ class BeamSearch:
             merged[key] = BeamHypothesis(words, float(total), float(score))
         return sorted(merged.values(), key=lambda h: -h.score)[: self._n_best]
 
-    def _best_nodes(self) -> np.ndarray:
-        return np.asarray(kernel.trace(self._state.prefixes, self._base, self._state.beam[0]["prefix"]))
+    def _prepare(self, log_probs: np.ndarray) -> np.ndarray:
+        check_posteriors(log_probs, self._decoder.tokenizer)
+        if self._log_priors.any():
+            log_probs = log_probs.astype(np.float32) - self._log_priors
+            log_probs -= log_probs.max(axis=1, keepdims=True)
+            log_probs -= np.log(np.exp(log_probs).sum(axis=1, keepdims=True))
+        return np.ascontiguousarray(log_probs, dtype=np.float32)
+
+    def _path(self, state: State, node: int) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens and entries from the last committed word to a prefix."""
+        nodes = kernel.trace(state.prefixes, self._base, node)
+        return state.prefixes["token"][nodes], state.prefixes["entry"][nodes]
+
+    def _read(self, tokens: np.ndarray, entries: np.ndarray) -> tuple[tuple[DecodedWord, ...], list[int]]:
+        """The words of a path, and the tokens of the unfinished word after them."""
+        ended = int(np.flatnonzero(entries != NO_WORD).max(initial=-1)) + 1
+        return self._decoder.words(tokens, entries), tokens[ended:].tolist()

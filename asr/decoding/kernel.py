@@ -569,6 +569,49 @@ def trace(prefixes: np.ndarray, base: int, node: int) -> np.ndarray:
 
 
 @compiled
+def shared(state: State, base: int, node: int) -> int:
+    """The last prefix on the way from `base` to `node` from which all hypotheses descend."""
+    prefixes, count, beam = state
+    on_path = np.zeros(count, dtype=np.bool_)
+    at = node
+    while at != base:
+        on_path[at] = True
+        at = prefixes[at].parent
+    on_path[base] = True
+    for slot in range(len(beam)):
+        at = beam[slot].prefix
+        while not on_path[at]:
+            at = prefixes[at].parent
+        node = min(node, at)  # parents come before their children
+    return node
+
+
+@compiled
+def favour(state: State, base: int, tokens: np.ndarray, entries: np.ndarray, bonus: float) -> int:
+    """The prefix of the best hypothesis, if `bonus` is added to its rank for each word that it shares with
+    the path of `tokens` and `entries` after `base`."""
+    prefixes, count, beam = state
+    words = np.full(count, -1, dtype=np.int32)  # shared up to a prefix on the path
+    words[base] = 0
+    node, passed = base, 0
+    for i in range(len(tokens)):
+        node = find_prefix(prefixes, node, tokens[i], entries[i])
+        if node < 0:
+            break
+        passed += entries[i] != NO_WORD
+        words[node] = passed
+    best, chosen = -inf, 0
+    for slot in range(len(beam)):
+        at = beam[slot].prefix
+        while words[at] < 0:
+            at = prefixes[at].parent
+        rank = beam[slot].rank + bonus * words[at]
+        if rank > best:
+            best, chosen = rank, slot
+    return int(beam[chosen].prefix)
+
+
+@compiled
 def commit(state: State, base: int) -> State:
     """Drop the hypotheses that do not descend from `base`, then all prefixes that no hypothesis needs.
 
