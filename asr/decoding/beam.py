@@ -35,9 +35,6 @@ _NO_LM = NgramArrays(  # log-probability 0 for every word
     first_children=np.array([1, 4], dtype=np.uint32),
 )
 
-_NO_PATH: tuple[np.ndarray, np.ndarray] = (np.zeros(0, dtype=np.int32), np.zeros(0, dtype=np.int32))
-"""Tokens and entries of prefixes."""
-
 
 @dataclass(frozen=True)
 class DecodingOptions:
@@ -222,26 +219,32 @@ class BeamSearch:
         self._state = kernel.start(decoder.begin_state)
         self._base = 0  # prefix of the committed words
         self._chosen = 0  # prefix of the last result of `best`
-        self._shown = _NO_PATH
+        self._peeked = np.zeros(0, dtype=np.int32), np.zeros(0, dtype=np.int32)  # tokens and entries
 
     def advance(self, log_probs: np.ndarray) -> None:
         """Process the next log-probabilities `float[T, V]`. Raises DecodingError as `check_posteriors`."""
         self._state = kernel.advance(self._prepare(log_probs), self._state, self._setup)
 
-    def best(self, bonus: float = 0.0) -> tuple[tuple[DecodedWord, ...], list[int]]:
+    def best(self, follow: bool = False) -> tuple[tuple[DecodedWord, ...], list[int]]:
         """The best words since the last `commit`, and the tokens of the unfinished word after them.
 
-        `bonus` is added to a hypothesis for each word that it shares with the last result of `peek`.
+        With `follow`, those of a hypothesis that led to the last result of `peek`.
         """
-        self._chosen = kernel.favour(self._state, self._base, *self._shown, bonus)
+        self._chosen = int(self._state.beam[0]["prefix"])
+        if follow:
+            self._chosen = kernel.follow(self._state, self._base, *self._peeked)
         return self._read(*self._path(self._state, self._chosen))
 
-    def peek(self, log_probs: np.ndarray, bonus: float = 0.0) -> tuple[tuple[DecodedWord, ...], list[int]]:
+    def peek(self, log_probs: np.ndarray) -> tuple[tuple[DecodedWord, ...], list[int]]:
         """`best` after further log-probabilities, without processing them."""
         state = kernel.State(self._state.prefixes.copy(), self._state.size, self._state.beam.copy())
         state = kernel.advance(self._prepare(log_probs), state, self._setup)
-        self._shown = self._path(state, kernel.favour(state, self._base, *self._shown, bonus))
-        return self._read(*self._shown)
+        self._peeked = self._path(state, int(state.beam[0]["prefix"]))
+        return self._read(*self._peeked)
+
+    def spelt(self, tokens: list[int]) -> str:
+        """Text of an unfinished word."""
+        return self._decoder.tokenizer.decode(tokens)
 
     def settled(self) -> int:
         """Number of words of `best` that all hypotheses share."""
@@ -250,21 +253,14 @@ class BeamSearch:
 
     def commit(self, words: int) -> None:
         """Make the first words of `best` final and forget them; drop the hypotheses with other words."""
-        tokens, entries = self._path(self._state, self._chosen)
-        length = int(np.flatnonzero(entries != NO_WORD)[words - 1]) + 1 if words else 0
         nodes = kernel.trace(self._state.prefixes, self._base, self._chosen)
-        self._state = kernel.commit(self._state, int(nodes[length - 1]) if words else self._base)
+        ends = nodes[self._state.prefixes["entry"][nodes] != NO_WORD]
+        self._state = kernel.commit(self._state, int(ends[words - 1]) if words else self._base)
         self._base = 1 if words else self._base
-        shown_tokens, shown_entries = self._shown
-        if np.array_equal(shown_tokens[:length], tokens[:length]):
-            self._shown = shown_tokens[length:], shown_entries[length:]
-        else:
-            self._shown = _NO_PATH
 
     def restart(self) -> None:
         """Begin a new sentence."""
         self._state, self._base = kernel.start(self._decoder.begin_state), 0
-        self._shown = _NO_PATH
 
     def finish(self) -> list[BeamHypothesis]:
         """End the text. Words are those since the last `commit`, best first; scores are of the whole text."""

@@ -587,11 +587,10 @@ def shared(state: State, base: int, node: int) -> int:
 
 
 @compiled
-def favour(state: State, base: int, tokens: np.ndarray, entries: np.ndarray, bonus: float) -> int:
-    """The prefix of the best hypothesis, if `bonus` is added to its rank for each word that it shares with
-    the path of `tokens` and `entries` after `base`."""
+def follow(state: State, base: int, tokens: np.ndarray, entries: np.ndarray) -> int:
+    """The prefix of the best of the hypotheses that share the most words with a path after `base`."""
     prefixes, count, beam = state
-    words = np.full(count, -1, dtype=np.int32)  # shared up to a prefix on the path
+    words = np.full(count, -1, dtype=np.int32)  # up to a prefix on the path
     words[base] = 0
     node, passed = base, 0
     for i in range(len(tokens)):
@@ -600,14 +599,13 @@ def favour(state: State, base: int, tokens: np.ndarray, entries: np.ndarray, bon
             break
         passed += entries[i] != NO_WORD
         words[node] = passed
-    best, chosen = -inf, 0
-    for slot in range(len(beam)):
+    most, chosen = -1, 0
+    for slot in range(len(beam)):  # best first
         at = beam[slot].prefix
         while words[at] < 0:
             at = prefixes[at].parent
-        rank = beam[slot].rank + bonus * words[at]
-        if rank > best:
-            best, chosen = rank, slot
+        if words[at] > most:
+            most, chosen = words[at], slot
     return int(beam[chosen].prefix)
 
 

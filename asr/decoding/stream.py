@@ -6,13 +6,14 @@ recordings up to LOOK_BACK frames are decoded as a whole. If no word ends for lo
 does. A LiveStream commits a word as soon as it is unlikely to change, and previews those after it.
 """
 
+from collections.abc import Sequence
 from itertools import takewhile
 from typing import Protocol
 
 import numpy as np
 
 from asr.decoding.align import NO_ALIGNMENT, AlignedTokens, Alignment, Span, align, join_words, time_words
-from asr.decoding.beam import BeamSearch
+from asr.decoding.beam import BeamSearch, DecodedWord
 from asr.decoding.greedy import best_words
 from asr.decoding.types import Alternative, Hypothesis, Word, check_posteriors
 from asr.text import Tokenizer, ctc_frames_needed
@@ -21,27 +22,28 @@ LOOK_BACK = 1000
 SETTLE = 250
 """Frames: 40 s and 10 s at 40 ms per frame."""
 
+
 PAUSE = 5
-"""Frames of blanks after which a word is shown whose end is not yet decoded."""
+"""Frames of blanks after which a word is shown that is not followed by a separator."""
 
 
 class Search(Protocol):
     """A decoding method; `frames` are the posteriors since the last commit.
 
-    `best` returns the best words so far, and `settled` how many of them cannot change. `commit` makes the
-    first `words` of them final and forgets `frames` frames. `peek` returns the words after further posteriors
-    `ahead`, and the tokens of an unfinished word, without processing them. With a `bonus`, `best` and `peek`
-    prefer the words that `peek` returned last. `finish` returns the best words at the end, and the n-best
-    list of the whole recording; `restart` begins a new sentence after it.
+    `best` returns the best words so far, or those that `follow` the last `peek`, and `settled` how many of
+    them cannot change. The last one may be unfinished. `commit` makes the first `words` of them final and
+    forgets `frames` frames. `peek` returns the best words if posteriors `ahead` follow, without processing
+    them. `finish` returns the best words at the end, and the n-best list of the whole recording; `restart`
+    begins a new sentence after it.
     """
 
     def advance(self, log_probs: np.ndarray) -> None: ...
 
-    def best(self, frames: np.ndarray, bonus: float = 0.0) -> AlignedTokens: ...
+    def best(self, frames: np.ndarray, follow: bool = False) -> AlignedTokens: ...
 
     def settled(self) -> int: ...
 
-    def peek(self, frames: np.ndarray, ahead: np.ndarray, bonus: float) -> tuple[list[str], list[int]]: ...
+    def peek(self, frames: np.ndarray, ahead: np.ndarray) -> AlignedTokens: ...
 
     def commit(self, words: int, frames: int) -> None: ...
 
@@ -135,10 +137,11 @@ class Stream(_Committer):
 
 
 class LiveStream(_Committer):
-    """Decoding while someone speaks.
+    """Decoding while someone speaks, with a look-ahead of less reliable posteriors.
 
     A word is committed once all hypotheses share it, or once it ended `age` frames ago and is as it was at
-    the last `commit`. `bonus`, a natural log, favours hypotheses for each word that was shown last.
+    the last update. A word after those is shown once it ended `hold` frames ago. Both include the look-ahead,
+    and the hypothesis is the best one after it.
     """
 
     def __init__(
@@ -148,44 +151,41 @@ class LiveStream(_Committer):
         frame_seconds: float,
         temperature: float,
         age: int,
-        bonus: float,
+        hold: int,
     ) -> None:
         super().__init__(search, tokenizer, frame_seconds, temperature)
-        self._tokenizer, self._age, self._bonus = tokenizer, age, bonus
+        self._age, self._hold = age, hold
         self._before: list[str] = []
 
     def feed(self, log_probs: np.ndarray) -> None:
         """Process log-probabilities `float[T, V]`. Raises DecodingError as `check_posteriors`."""
         self._advance(log_probs)
 
-    def commit(self, until: int = 0) -> tuple[Word, ...]:
-        """Commit words, all those that end by frame `until` included."""
-        aligned = self._search.best(self._gather(), self._bonus)
+    def update(self, ahead: np.ndarray, until: int = 0) -> tuple[tuple[Word, ...], list[str]]:
+        """Commit words, and preview those after them if log-probabilities `ahead` follow.
+
+        Words that end by frame `until` are committed in any case.
+        """
+        frames = self._gather()
+        seen = len(frames) + len(ahead)
+        peeked = self._search.peek(frames, ahead)
+        aligned = self._search.best(frames, follow=True)
         texts = [text for text, _, _ in aligned.spans]
         same = len(list(takewhile(lambda pair: pair[0] == pair[1], zip(texts, self._before, strict=False))))
         words = max(
-            min(same, self._complete(aligned, self._count - self._age)),
-            min(self._search.settled(), self._complete(aligned, self._count)),
+            min(same, self._complete(aligned, seen - self._age)),
+            min(self._search.settled(), self._complete(aligned, len(frames))),
             self._complete(aligned, until - self._forgotten),
         )
         self._before = texts[words:]
-        if not words:
-            return ()
-        committed = self._time(aligned)[:words]
-        self._forget(words, int(aligned.alignment.ends[aligned.spans[words - 1][2] - 1]))
-        return committed
-
-    def preview(self, ahead: np.ndarray) -> list[str]:
-        """Words after the committed ones, if log-probabilities `ahead` follow.
-
-        An unfinished word is left out until blanks follow it.
-        """
-        frames = self._gather()
-        words, unfinished = self._search.peek(frames, ahead, self._bonus)
-        last = np.concatenate([frames, ahead])[-PAUSE:]
-        if unfinished and self._separator is not None and not last.argmax(axis=1).any():
-            words = [*words, self._tokenizer.decode(unfinished)]
-        return words
+        committed: tuple[Word, ...] = ()
+        if words:  # all words are timed, as confidences depend on the neighbours
+            committed = self._time(aligned)[:words]
+            self._forget(words, int(aligned.alignment.ends[aligned.spans[words - 1][2] - 1]))
+        shown = self._complete(peeked, seen - self._hold)
+        if shown == len(peeked.spans) - 1 and peeked.alignment.ends[-1] <= seen - max(PAUSE, self._hold):
+            shown += 1
+        return committed, [text for text, _, _ in peeked.spans[words:shown]]
 
     def finish(self) -> tuple[Word, ...]:
         """Commit all words, and begin a new sentence."""
@@ -208,16 +208,15 @@ class GreedySearch:
         check_posteriors(log_probs, self._tokenizer)
         self._score += float(log_probs.max(axis=1).sum())
 
-    def best(self, frames: np.ndarray, bonus: float = 0.0) -> AlignedTokens:
+    def best(self, frames: np.ndarray, follow: bool = False) -> AlignedTokens:
         self._words = best_words(frames, self._tokenizer)
         return self._words
 
     def settled(self) -> int:
         return len(self._words.spans)  # later frames change no word that is complete
 
-    def peek(self, frames: np.ndarray, ahead: np.ndarray, bonus: float) -> tuple[list[str], list[int]]:
-        aligned = best_words(np.concatenate([frames, ahead]), self._tokenizer)
-        return [text for text, _, _ in aligned.spans], []
+    def peek(self, frames: np.ndarray, ahead: np.ndarray) -> AlignedTokens:
+        return best_words(np.concatenate([frames, ahead]), self._tokenizer)
 
     def commit(self, words: int, frames: int) -> None:
         pass
@@ -241,21 +240,26 @@ class AlignedBeamSearch:
     def advance(self, log_probs: np.ndarray) -> None:
         self._search.advance(log_probs)
 
-    def best(self, frames: np.ndarray, bonus: float = 0.0) -> AlignedTokens:
-        words, unfinished = self._search.best(bonus)
-        tokens, spans = join_words([(w.text, w.tokens) for w in words], self._separator, self._first)
-        if words and self._separator is not None:
-            tokens.append(self._separator)
-        aligned = _align(frames, [*tokens, *unfinished], spans)
+    def best(self, frames: np.ndarray, follow: bool = False) -> AlignedTokens:
+        aligned = self._aligned(frames, *self._search.best(follow))
         self._first_end = int(aligned.alignment.ends[0]) if self._first else 0
         return aligned
 
     def settled(self) -> int:
         return self._search.settled()
 
-    def peek(self, frames: np.ndarray, ahead: np.ndarray, bonus: float) -> tuple[list[str], list[int]]:
-        words, unfinished = self._search.peek(ahead, bonus)
-        return [word.text for word in words], unfinished
+    def peek(self, frames: np.ndarray, ahead: np.ndarray) -> AlignedTokens:
+        return self._aligned(np.concatenate([frames, ahead]), *self._search.peek(ahead))
+
+    def _aligned(
+        self, frames: np.ndarray, words: Sequence[DecodedWord], unfinished: list[int]
+    ) -> AlignedTokens:
+        tokens, spans = join_words([(w.text, w.tokens) for w in words], self._separator, self._first)
+        if words and self._separator is not None:
+            tokens.append(self._separator)
+        if unfinished and self._separator is not None:
+            spans.append((self._search.spelt(unfinished), len(tokens), len(tokens) + len(unfinished)))
+        return _align(frames, [*tokens, *unfinished], spans)
 
     def restart(self) -> None:
         self._search.restart()

@@ -87,10 +87,10 @@ class Decoder:
         search = self._search(hotwords, n_best)
         return Stream(search, self.tokenizer, self.frame_seconds, self.temperature)
 
-    def live(self, hotwords: Sequence[Hotword], age: int, bonus: float) -> LiveStream:
-        """Begin to decode live speech; `age` and `bonus` are those of LiveStream. Raises as `stream`."""
+    def live(self, hotwords: Sequence[Hotword], age: int, hold: int) -> LiveStream:
+        """Begin to decode live speech, with parameters of LiveStream. Raises as `stream`."""
         search = self._search(hotwords, n_best=1)
-        return LiveStream(search, self.tokenizer, self.frame_seconds, self.temperature, age, bonus)
+        return LiveStream(search, self.tokenizer, self.frame_seconds, self.temperature, age, hold)
 
     def _search(self, hotwords: Sequence[Hotword], n_best: int) -> Search:
         if not (self.beam or hotwords or n_best > 1):

@@ -16,7 +16,8 @@ import numpy as np
 from asr.audio import SAMPLE_RATE
 from asr.console import option
 from asr.decoding.hotwords import Hotword
-from asr.decoding.types import Alternative, Hypothesis, Word
+from asr.decoding.types import Alternative, Word
+from asr.frames import FrameGrid
 from asr.inference.engine import Window
 from asr.inference.transcriber import TranscribeOptions, Transcriber
 from asr.text import BLANK
@@ -27,14 +28,12 @@ class LiveOptions:
     """Options of live recognition. Times are in seconds."""
 
     chunk: float = option("seconds of audio decoded at a time", 0.4, least=0.04, most=10)
-    look_ahead: float = option(
-        "seconds after a chunk that the model takes into account", 0.6, least=0.04, most=10
-    )
+    look_ahead: float = option("seconds after a chunk that the model sees", 0.6, least=0.04, most=10)
     left_context: float = option("seconds before a chunk, computed again each time", 2.0, least=0, most=10)
     commit_age: float = option("seconds after which an unchanged word is committed", 1.2, least=0)
-    stability: float = option("score of a word for being shown already, natural log", 2.0, least=0)
+    hold: float = option("seconds after which a word is shown", 0.3, least=0)
     pause: float = option("seconds of silence that end a stretch of speech", 0.7, least=0.1)
-    silence: float = option("seconds of silence after which audio without words is dropped", 2.4, least=0.1)
+    no_speech: float = option("seconds without words after which audio is dropped", 2.4, least=0.1)
     longest: float = option("longest stretch of speech in seconds", 20.0, least=2, most=60)
     two_pass: bool = option("transcribe stretches again with full context", True, hidden=True)
 
@@ -137,6 +136,45 @@ def _middle_of_longest_run(flags: list[bool]) -> int:
     return middle
 
 
+class Recorder:
+    """The last samples of a source, from frame `origin` on."""
+
+    def __init__(self, grid: FrameGrid) -> None:
+        self._grid = grid
+        self._samples: np.ndarray = np.zeros(0, dtype=np.float32)
+        self._packets: list[np.ndarray] = []
+        self.origin = 0
+        self.held = 0  # samples, packets included
+
+    @property
+    def seconds(self) -> float:
+        """Length of the source so far."""
+        return (self.origin * self._grid.stride + self.held) / SAMPLE_RATE
+
+    def append(self, samples: np.ndarray) -> None:
+        """Add a packet."""
+        self._packets.append(np.array(samples, dtype=np.float32))
+        self.held += len(samples)
+
+    def frames(self, whole: bool) -> int:
+        """Output frames of the source so far; with `whole`, only those with all of their samples."""
+        return self.origin + (self.held // self._grid.stride if whole else self._grid.frames(self.held))
+
+    def cut(self, begin: int, end: int) -> np.ndarray:
+        """Samples from one frame to another, or to the last one."""
+        if self._packets:
+            self._samples, self._packets = np.concatenate([self._samples, *self._packets]), []
+        first, last = ((frame - self.origin) * self._grid.stride for frame in (begin, end))
+        return self._samples[first : last if last <= self.held else None].copy()
+
+    def forget(self, frame: int) -> None:
+        """Drop the samples before a frame, if they are many."""
+        drop = (frame - self.origin) * self._grid.stride
+        if 2 * drop > len(self._samples):
+            self._samples = self._samples[drop:].copy()
+            self.origin, self.held = frame, self.held - drop
+
+
 class LiveSession:
     """Recognition of one live source.
 
@@ -158,20 +196,19 @@ class LiveSession:
         self._chunk, self._ahead = (max(1, grid.frames_in(s)) for s in (live.chunk, live.look_ahead))
         self._left = grid.frames_in(live.left_context)
         self._hotwords = tuple(Hotword(phrase, options.hotword_boost) for phrase in options.hotwords)
-        self._stream = self._decoder.live(self._hotwords, grid.frames_in(live.commit_age), live.stability)
-        self._endpointer = Endpointer(*(grid.frames_in(s) for s in (live.pause, live.silence, live.longest)))
-        self._packets: list[np.ndarray] = []
-        self._samples: np.ndarray = np.zeros(0, dtype=np.float32)
-        self._origin = 0  # frame of the first sample held
-        self._received = 0  # samples held, packets included
+        age, hold = grid.frames_in(live.commit_age), grid.frames_in(live.hold)
+        self._stream = self._decoder.live(self._hotwords, age, hold)
+        limits = (grid.frames_in(seconds) for seconds in (live.pause, live.no_speech, live.longest))
+        self._endpointer = Endpointer(*limits)
+        self._recorder = Recorder(grid)
+        self._closed = False
         self._next = 0  # frame of the next chunk
+        self._finals: deque[LiveWindow] = deque()
         self._decoded = 0  # frames
         self._start = 0  # frame of the stretch
         self._stretch = 0  # number of stretches with words so far
-        self._closed = False
-        self._words: list[Word] = []  # committed, of the stretch
+        self._words: tuple[Word, ...] = ()  # committed, of the stretch
         self._shown = ("", "")
-        self._finals: deque[LiveWindow] = deque()
 
     def push(self, samples: np.ndarray) -> list[Event]:
         """Process samples `float32[n]` at 16 kHz. Raises BundleError, DecodingError."""
@@ -191,8 +228,7 @@ class LiveSession:
 
     def receive(self, samples: np.ndarray) -> None:
         """Add samples `float32[n]` at 16 kHz."""
-        self._packets.append(np.array(samples, dtype=np.float32))
-        self._received += len(samples)
+        self._recorder.append(samples)
 
     def close(self) -> None:
         """End the audio."""
@@ -202,36 +238,17 @@ class LiveSession:
         """The next window to compute, if there is one now; each is returned once."""
         if self._finals:
             return self._finals.popleft()
-        end = self._next + self._chunk
-        if self._origin + self._received // self._grid.stride >= end + self._ahead:
-            return self._window(end, self._ahead)
-        total = self._origin + self._grid.frames(self._received)
-        return self._window(total, 0) if self._closed and total > self._next else None
-
-    def _window(self, end: int, ahead: int) -> LiveWindow:
-        """The window of the chunk that lasts until frame `end`."""
-        if self._packets:
-            self._samples, self._packets = np.concatenate([self._samples, *self._packets]), []
-        begin = max(self._origin, self._next - self._left)
-        samples = self._cut(begin, end + ahead if ahead else None)
+        end, ahead = self._next + self._chunk, self._ahead
+        if self._recorder.frames(whole=True) < end + ahead:
+            end, ahead = self._recorder.frames(whole=False), 0
+            if not self._closed or end == self._next:
+                return None
+        begin = max(0, self._next - self._left)
+        samples = self._recorder.cut(begin, end + ahead)
         window = LiveWindow(samples, self._next - begin, end + ahead - begin, ahead, last=not ahead)
         self._next = end
-        self._forget(min(end, self._start) - self._left)
+        self._recorder.forget(max(0, min(end, self._start) - self._left))
         return window
-
-    def _cut(self, begin: int, end: int | None) -> np.ndarray:
-        """Samples between frames."""
-        span = slice(
-            *(None if at is None else (at - self._origin) * self._grid.stride for at in (begin, end))
-        )
-        return self._samples[span].copy()
-
-    def _forget(self, frame: int) -> None:
-        """Drop the samples before a frame, if they are many."""
-        drop = (frame - self._origin) * self._grid.stride
-        if 2 * drop > len(self._samples):
-            self._samples = self._samples[drop:].copy()
-            self._origin, self._received = frame, self._received - drop
 
     def feed(self, window: LiveWindow, log_probs: np.ndarray) -> list[Event]:
         """Process what the engine returned for a window."""
@@ -243,19 +260,18 @@ class LiveSession:
         fed = 0
         for index, is_blank in enumerate(blanks.tolist(), start=1):
             if self._endpointer.end(is_blank):
-                events += self._advance(chunk[fed:index])
+                self._decode(chunk[fed:index])
                 events += self._end_stretch(self._endpointer.cut())
                 fed = index
-        events += self._advance(chunk[fed:])
+        self._decode(chunk[fed:])
         if window.last:
-            return [*events, *self._end_stretch(0)]
-        events += self._commit(self._stream.commit())
-        return [*events, *self._partial(self._stream.preview(log_probs[len(chunk) :]))]
+            return [*events, *self._end_stretch()]
+        words, preview = self._stream.update(log_probs[len(chunk) :])
+        return [*events, *self._commit(words), *self._partial(preview)]
 
-    def _advance(self, log_probs: np.ndarray) -> list[Event]:
+    def _decode(self, log_probs: np.ndarray) -> None:
         self._stream.feed(log_probs)
         self._decoded += len(log_probs)
-        return []
 
     def _commit(self, words: Iterable[Word]) -> list[Event]:
         words = self._within(words)
@@ -264,7 +280,7 @@ class LiveSession:
 
     def _within(self, words: Iterable[Word], shift: float = 0.0) -> tuple[Word, ...]:
         """Words `shift` seconds later; the last frame may end a few milliseconds after the audio."""
-        most = (self._origin * self._grid.stride + self._received) / SAMPLE_RATE
+        most = self._recorder.seconds
         return tuple(replace(w, start=w.start + shift, end=min(w.end + shift, most)) for w in words)
 
     def _partial(self, preview: list[str]) -> list[Event]:
@@ -275,35 +291,29 @@ class LiveSession:
         start = self._words[0].start if self._words else self._start * self._grid.frame_seconds
         return [Partial(*shown, start)]
 
-    def _end_stretch(self, rest: int) -> list[Event]:
+    def _end_stretch(self, rest: int = 0) -> list[Event]:
         """End the stretch `rest` frames ago."""
         end = self._decoded - rest
-        events = self._commit(self._stream.commit(until=end) if rest else self._stream.finish())
-        seconds = end * self._grid.frame_seconds
-        words = tuple(word for word in self._words if word.start < seconds)
-        start, self._start = self._start, end
-        self._words, self._shown = self._words[len(words) :], ("", "")
+        nothing = np.zeros((0, self._decoder.tokenizer.size), dtype=np.float32)
+        events = self._commit(self._stream.update(nothing, end)[0] if rest else self._stream.finish())
+        begins, ends = (frame * self._grid.frame_seconds for frame in (self._start, end))
+        words = tuple(word for word in self._words if word.start < ends)
+        start, self._start, self._words = self._start, end, self._words[len(words) :]
         if not words:
-            return events
-        endpoint = Endpoint(self._stretch, start * self._grid.frame_seconds, seconds)
-        self._stretch += 1
-        if self._live.two_pass:
-            self._finals.append(self._whole(start, end, endpoint))
-            return [*events, endpoint]
-        return [*events, endpoint, Final(endpoint.stretch, endpoint.start, endpoint.end, words)]
-
-    def _whole(self, start: int, end: int, endpoint: Endpoint) -> LiveWindow:
-        """The window of a stretch, with what context there is."""
-        begin = max(self._origin, start - self._left)
-        stop = end + self._ahead
-        available = self._origin + len(self._samples) // self._grid.stride
-        samples = self._cut(begin, stop if stop <= available else None)
-        return LiveWindow(samples, start - begin, end - begin, final=endpoint)
+            return [*events, *self._partial([])]
+        endpoint = Endpoint(self._stretch, begins, ends)
+        self._stretch, self._shown = self._stretch + 1, ("", "")
+        if not self._live.two_pass:
+            return [*events, endpoint, Final(endpoint.stretch, begins, ends, words)]
+        begin = max(0, start - self._left)
+        samples = self._recorder.cut(begin, end + self._ahead)
+        self._finals.append(LiveWindow(samples, start - begin, end - begin, final=endpoint))
+        return [*events, endpoint]
 
     def _second_pass(self, endpoint: Endpoint, log_probs: np.ndarray) -> Final:
         stream = self._decoder.stream(self._hotwords, self._options.n_best)
         stream.feed(log_probs)
-        found: Hypothesis = stream.finish()
+        found = stream.finish()
         words = self._within(found.words, endpoint.start)
         n_best = found.n_best if len(found.n_best) > 1 else ()
         return Final(endpoint.stretch, endpoint.start, endpoint.end, words, n_best)

@@ -132,13 +132,13 @@ def test_single_samples_as_packets(model: Transcriber) -> None:
     )
 
 
-@given(st.integers(0, 10**6), st.sampled_from([0.0, 2.0, 20.0]))
+@given(st.integers(0, 10**6), st.sampled_from([0.0, 0.3]))
 @settings(max_examples=20)
-def test_nothing_is_taken_back(seed: int, stability: float) -> None:
+def test_nothing_is_taken_back(seed: int, hold: float) -> None:
     """Whatever the posteriors are, committed words stay, in order, and partials begin with them."""
     random = np.random.default_rng(seed)
     model = noisy()
-    session = LiveSession(model, LiveOptions(chunk=0.2, stability=stability, commit_age=0.4, pause=0.3))
+    session = LiveSession(model, LiveOptions(chunk=0.2, hold=hold, commit_age=0.4, pause=0.3))
     words: list[Word] = []
     stretch: list[Word] = []
 
@@ -278,8 +278,7 @@ def test_memory_is_bounded_over_an_hour(model: Transcriber) -> None:
     for _ in range(60):
         for second in np.split(minute, range(0, len(minute), 16_000)):
             words += len(committed(session.push(second)))
-            held = len(session._samples) + sum(map(len, session._packets))
-            most = max(most, held)
+            most = max(most, session._recorder.held)
             assert session._stream._count < 25 * 25 and len(session._words) < 200
             assert len(session._endpointer._blanks) <= 25 * 25
     assert words == 60 * 6 * 11
