@@ -28,7 +28,7 @@ Options = TypeVar("Options")
 
 
 COMMANDS = {
-    "Use a model": ("transcribe", "serve", "align", "info", "export", "warm-up"),
+    "Use a model": ("transcribe", "listen", "serve", "align", "info", "export"),
     "Train a model": (*(f"prepare {name}" for name in CORPORA), "train", "tune"),
     "Measure a model": ("evaluate", "compare"),
     "Language models": ("lm train", "lm import", "lm export", "lm pack", "lm score"),
@@ -41,6 +41,7 @@ GROUPS = {"prepare": "CORPUS", "lm": "COMMAND"}
 HOMES = {
     "TranscribeOptions": "asr.inference.transcriber",
     "LoadOptions": "asr.inference.decoder",
+    "LiveOptions": "asr.inference.live",
     "ServeOptions": "asr.serve.options",
     "TuneOptions": "asr.scoring.tune",
     "EvaluateOptions": "asr.scoring.evaluate",
@@ -50,6 +51,7 @@ HOMES = {
 
 OMITTED = {
     "evaluate": {"channel", "n_best", "start", "end", "track", "raw_rate", "raw_channels", "strict"},
+    "listen": {"channel", "start", "end", "track", "raw_rate", "raw_channels", "strict", "n_best"},
     "tune": {"greedy"},
 }
 """Fields of a command's options that are no arguments of it."""

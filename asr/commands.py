@@ -22,10 +22,12 @@ from asr.errors import AsrError, TextError, UsageError, require_train
 if TYPE_CHECKING:
     from asr.inference.decoder import LoadOptions
     from asr.inference.inputs import Recording
+    from asr.inference.live import LiveOptions
     from asr.inference.transcriber import TranscribeOptions, Transcriber
     from asr.inference.transcript import Transcript
     from asr.lm.estimate import LmOptions
     from asr.lm.ngram import NgramLM
+    from asr.manifest import Utterance
     from asr.prepare import Problem
     from asr.scoring.bootstrap import Comparison
     from asr.scoring.conditions import Condition
@@ -201,6 +203,43 @@ def serve(args: "ServeOptions", load: "LoadOptions") -> int:
     model = _load(args.model, args.threads, load)
     _trim_memory()
     return server.serve(model, args, key)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listen:
+    input: str | None = option(
+        "- for 16-bit mono PCM or WAV on standard input, or a recording to play; by default the microphone",
+        None,
+        positional=True,
+        metavar="INPUT",
+    )
+    model: str = option(BUNDLE, "box", metavar="BUNDLE")
+    rate: int = option("sampling rate in Hz of PCM without a WAV header", 16_000, least=1_000, most=1_000_000)
+    device: str | None = option("name or number of the microphone", None)
+    srt: Path | None = option("write subtitles to this file as they come", None)
+
+
+def listen(args: Listen, live: "LiveOptions", options: "TranscribeOptions", load: "LoadOptions") -> int:
+    """Show live captions of a microphone, a pipe or a recording. Ctrl-C ends them."""
+    from asr.inference import captions, sources
+    from asr.inference.live import LiveSession
+
+    if args.input is not None and args.device is not None:
+        raise UsageError(f"--device names a microphone; leave it or {args.input} out")
+    if args.srt:
+        check_output(args.srt)
+    model = _load(args.model, 1, load, options.hotwords)
+    session = LiveSession(model, live, options)
+    if args.input == "-":
+        captions.listen_in_terminal(session, sources.read_pcm(sys.stdin.buffer, args.rate), args.srt)
+    elif args.input is not None:
+        captions.listen_in_terminal(session, sources.play(Path(args.input)), args.srt)
+    else:
+        microphone = sources.Microphone(args.device)  # after the model is loaded, which takes a while
+        captions.listen_in_terminal(session, microphone, args.srt, lambda: microphone.dropped)
+        if microphone.dropped:
+            print_error(f"microphone: {microphone.dropped:.1f} s of audio were lost; the machine is too slow")
+    return 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -402,11 +441,17 @@ class Evaluate:
         "write one JSON object per utterance to this file, and for each condition beside it", None
     )
     plot: Path | None = option("plot the word error rates against conditions", None, metavar="FILE.png")
+    live: bool = option("measure live recognition: errors, latency, changes of what is shown", False)
+    real_time: bool = option("with --live: wait for the audio instead of simulating the time", False)
     threads: int | None = option(THREADS, None, least=1)
 
 
 def evaluate(
-    args: Evaluate, asked: "EvaluateOptions", options: "TranscribeOptions", load: "LoadOptions"
+    args: Evaluate,
+    asked: "EvaluateOptions",
+    live: "LiveOptions",
+    options: "TranscribeOptions",
+    load: "LoadOptions",
 ) -> int:
     """Measure word error rates, also under noise or at another tempo or level."""
     from asr.model.bundle import resolve_bundle
@@ -416,6 +461,8 @@ def evaluate(
     if args.plot and not asked.altered:
         raise UsageError("--plot draws word error rates against conditions; give one, such as --snr")
     utterances = read_all(_manifests(args.manifests))
+    if args.live:
+        return _evaluate_live(args, asked, live, options, load, utterances)
     noise = conditions.noise_for(asked, utterances)  # reports what is missing before the work, not after it
     if args.plot:
         report.check_plot()
@@ -442,6 +489,28 @@ def evaluate(
         else:
             report.print_robustness(result)
     return 1 if any(found.problems for found in result.reports.values()) else 0
+
+
+def _evaluate_live(
+    args: Evaluate,
+    asked: "EvaluateOptions",
+    live: "LiveOptions",
+    options: "TranscribeOptions",
+    load: "LoadOptions",
+    utterances: "list[Utterance]",
+) -> int:
+    from asr.scoring import wer
+    from asr.scoring.live import evaluate_live
+
+    if asked.altered or args.plot:
+        raise UsageError("--live takes no --snr, --tempo, --level, --silence or --plot; leave them out")
+    model = _load(args.model, 1, load, options.hotwords)
+    report = evaluate_live(model, utterances, live, options, args.real_time, progress=True)
+    if args.details:
+        wer.write_details(args.details, report.committed)
+        wer.write_details(args.details.with_suffix(f".finals{args.details.suffix}"), report.final)
+    _print(report.to_json() if args.json else report.to_text(), args.json)
+    return 1 if report.problems else 0
 
 
 def _details(path: Path, condition: "Condition") -> Path:

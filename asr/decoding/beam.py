@@ -13,7 +13,7 @@ import numpy as np
 from asr.console import option
 from asr.decoding import kernel
 from asr.decoding.hotwords import Hotword, build_hotwords
-from asr.decoding.kernel import NO_WORD, KernelOptions, Setup
+from asr.decoding.kernel import NO_WORD, KernelOptions, Setup, State
 from asr.decoding.lexicon import Lexicon, build_trie, spell
 from asr.decoding.types import check_posteriors
 from asr.errors import BundleError, DecodingError
@@ -218,31 +218,49 @@ class BeamSearch:
         self._decoder, self._setup, self._log_priors, self._n_best = decoder, setup, log_priors, n_best
         self._state = kernel.start(decoder.begin_state)
         self._base = 0  # prefix of the committed words
+        self._chosen = 0  # prefix of the last result of `best`
+        self._peeked = np.zeros(0, dtype=np.int32), np.zeros(0, dtype=np.int32)  # tokens and entries
 
     def advance(self, log_probs: np.ndarray) -> None:
         """Process the next log-probabilities `float[T, V]`. Raises DecodingError as `check_posteriors`."""
-        check_posteriors(log_probs, self._decoder.tokenizer)
-        if self._log_priors.any():
-            log_probs = log_probs.astype(np.float32) - self._log_priors
-            log_probs -= log_probs.max(axis=1, keepdims=True)
-            log_probs -= np.log(np.exp(log_probs).sum(axis=1, keepdims=True))
-        frames = np.ascontiguousarray(log_probs, dtype=np.float32)
-        self._state = kernel.advance(frames, self._state, self._setup)
+        self._state = kernel.advance(self._prepare(log_probs), self._state, self._setup)
 
-    def best(self) -> tuple[tuple[DecodedWord, ...], list[int]]:
-        """The best words since the last `commit`, and the tokens of the unfinished word after them."""
-        nodes = self._best_nodes()
-        tokens, entries = self._state.prefixes["token"][nodes], self._state.prefixes["entry"][nodes]
-        ended = int(np.flatnonzero(entries != NO_WORD).max(initial=-1)) + 1
-        return self._decoder.words(tokens, entries), tokens[ended:].tolist()
+    def best(self, follow: bool = False) -> tuple[tuple[DecodedWord, ...], list[int]]:
+        """The best words since the last `commit`, and the tokens of the unfinished word after them.
+
+        With `follow`, those of a hypothesis that led to the last result of `peek`.
+        """
+        self._chosen = int(self._state.beam[0]["prefix"])
+        if follow:
+            self._chosen = kernel.follow(self._state, self._base, *self._peeked)
+        return self._read(*self._path(self._state, self._chosen))
+
+    def peek(self, log_probs: np.ndarray) -> tuple[tuple[DecodedWord, ...], list[int]]:
+        """`best` after further log-probabilities, without processing them."""
+        state = kernel.State(self._state.prefixes.copy(), self._state.size, self._state.beam.copy())
+        state = kernel.advance(self._prepare(log_probs), state, self._setup)
+        self._peeked = self._path(state, int(state.beam[0]["prefix"]))
+        return self._read(*self._peeked)
+
+    def spelt(self, tokens: list[int]) -> str:
+        """Text of an unfinished word."""
+        return self._decoder.tokenizer.decode(tokens)
+
+    def settled(self) -> int:
+        """Number of words of `best` that all hypotheses share."""
+        node = kernel.shared(self._state, self._base, self._chosen)
+        return int(np.sum(self._path(self._state, node)[1] != NO_WORD))
 
     def commit(self, words: int) -> None:
         """Make the first words of `best` final and forget them; drop the hypotheses with other words."""
-        nodes = self._best_nodes()
+        nodes = kernel.trace(self._state.prefixes, self._base, self._chosen)
         ends = nodes[self._state.prefixes["entry"][nodes] != NO_WORD]
-        base = int(ends[words - 1]) if words else self._base
-        self._state = kernel.commit(self._state, base)
+        self._state = kernel.commit(self._state, int(ends[words - 1]) if words else self._base)
         self._base = 1 if words else self._base
+
+    def restart(self) -> None:
+        """Begin a new sentence."""
+        self._state, self._base = kernel.start(self._decoder.begin_state), 0
 
     def finish(self) -> list[BeamHypothesis]:
         """End the text. Words are those since the last `commit`, best first; scores are of the whole text."""
@@ -258,5 +276,20 @@ class BeamSearch:
             merged[key] = BeamHypothesis(words, float(total), float(score))
         return sorted(merged.values(), key=lambda h: -h.score)[: self._n_best]
 
-    def _best_nodes(self) -> np.ndarray:
-        return np.asarray(kernel.trace(self._state.prefixes, self._base, self._state.beam[0]["prefix"]))
+    def _prepare(self, log_probs: np.ndarray) -> np.ndarray:
+        check_posteriors(log_probs, self._decoder.tokenizer)
+        if self._log_priors.any():
+            log_probs = log_probs.astype(np.float32) - self._log_priors
+            log_probs -= log_probs.max(axis=1, keepdims=True)
+            log_probs -= np.log(np.exp(log_probs).sum(axis=1, keepdims=True))
+        return np.ascontiguousarray(log_probs, dtype=np.float32)
+
+    def _path(self, state: State, node: int) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens and entries from the last committed word to a prefix."""
+        nodes = kernel.trace(state.prefixes, self._base, node)
+        return state.prefixes["token"][nodes], state.prefixes["entry"][nodes]
+
+    def _read(self, tokens: np.ndarray, entries: np.ndarray) -> tuple[tuple[DecodedWord, ...], list[int]]:
+        """The words of a path, and the tokens of the unfinished word after them."""
+        ended = int(np.flatnonzero(entries != NO_WORD).max(initial=-1)) + 1
+        return self._decoder.words(tokens, entries), tokens[ended:].tolist()

@@ -569,6 +569,47 @@ def trace(prefixes: np.ndarray, base: int, node: int) -> np.ndarray:
 
 
 @compiled
+def shared(state: State, base: int, node: int) -> int:
+    """The last prefix on the way from `base` to `node` from which all hypotheses descend."""
+    prefixes, count, beam = state
+    on_path = np.zeros(count, dtype=np.bool_)
+    at = node
+    while at != base:
+        on_path[at] = True
+        at = prefixes[at].parent
+    on_path[base] = True
+    for slot in range(len(beam)):
+        at = beam[slot].prefix
+        while not on_path[at]:
+            at = prefixes[at].parent
+        node = min(node, at)  # parents come before their children
+    return node
+
+
+@compiled
+def follow(state: State, base: int, tokens: np.ndarray, entries: np.ndarray) -> int:
+    """The prefix of the best of the hypotheses that share the most words with a path after `base`."""
+    prefixes, count, beam = state
+    words = np.full(count, -1, dtype=np.int32)  # up to a prefix on the path
+    words[base] = 0
+    node, passed = base, 0
+    for i in range(len(tokens)):
+        node = find_prefix(prefixes, node, tokens[i], entries[i])
+        if node < 0:
+            break
+        passed += entries[i] != NO_WORD
+        words[node] = passed
+    most, chosen = -1, 0
+    for slot in range(len(beam)):  # best first
+        at = beam[slot].prefix
+        while words[at] < 0:
+            at = prefixes[at].parent
+        if words[at] > most:
+            most, chosen = words[at], slot
+    return int(beam[chosen].prefix)
+
+
+@compiled
 def commit(state: State, base: int) -> State:
     """Drop the hypotheses that do not descend from `base`, then all prefixes that no hypothesis needs.
 

@@ -1,16 +1,19 @@
 """Decoding of posteriors that arrive in pieces, in bounded memory for recordings of any length.
 
-Every LOOK_BACK frames, words older than SETTLE frames are committed: hypotheses with other words are dropped,
-and the posteriors of committed words forgotten. Recordings up to LOOK_BACK frames are decoded as a whole. If
-no word ends for longer, all is kept until one does.
+Words are committed as decoding goes on: hypotheses with other words are dropped, and the posteriors of
+committed words forgotten. A Stream does so every LOOK_BACK frames, to words older than SETTLE frames, so that
+recordings up to LOOK_BACK frames are decoded as a whole. If no word ends for longer, all is kept until one
+does. A LiveStream commits a word as soon as it is unlikely to change, and previews those after it.
 """
 
+from collections.abc import Sequence
+from itertools import takewhile
 from typing import Protocol
 
 import numpy as np
 
 from asr.decoding.align import NO_ALIGNMENT, AlignedTokens, Alignment, Span, align, join_words, time_words
-from asr.decoding.beam import BeamSearch
+from asr.decoding.beam import BeamSearch, DecodedWord
 from asr.decoding.greedy import best_words
 from asr.decoding.types import Alternative, Hypothesis, Word, check_posteriors
 from asr.text import Tokenizer, ctc_frames_needed
@@ -20,23 +23,77 @@ SETTLE = 250
 """Frames: 40 s and 10 s at 40 ms per frame."""
 
 
+PAUSE = 5
+"""Frames of blanks after which a word is shown that is not followed by a separator."""
+
+
 class Search(Protocol):
     """A decoding method; `frames` are the posteriors since the last commit.
 
-    `best` returns the best words so far. `commit` makes the first `words` of them final and forgets `frames`
-    frames. `finish` returns the best words at the end, and the n-best list of the whole recording.
+    `best` returns the best words so far, or those that `follow` the last `peek`, and `settled` how many of
+    them cannot change. The last one may be unfinished. `commit` makes the first `words` of them final and
+    forgets `frames` frames. `peek` returns the best words if posteriors `ahead` follow, without processing
+    them. `finish` returns the best words at the end, and the n-best list of the whole recording; `restart`
+    begins a new sentence after it.
     """
 
     def advance(self, log_probs: np.ndarray) -> None: ...
 
-    def best(self, frames: np.ndarray) -> AlignedTokens: ...
+    def best(self, frames: np.ndarray, follow: bool = False) -> AlignedTokens: ...
+
+    def settled(self) -> int: ...
+
+    def peek(self, frames: np.ndarray, ahead: np.ndarray) -> AlignedTokens: ...
 
     def commit(self, words: int, frames: int) -> None: ...
 
     def finish(self, frames: np.ndarray) -> tuple[AlignedTokens, list[Alternative]]: ...
 
+    def restart(self) -> None: ...
 
-class Stream:
+
+class _Committer:
+    """Posteriors since the last commit, and what makes words of them."""
+
+    def __init__(
+        self, search: Search, tokenizer: Tokenizer, frame_seconds: float, temperature: float
+    ) -> None:
+        self._search, self._separator = search, tokenizer.separator
+        self._frame_seconds, self._temperature = frame_seconds, temperature
+        self._frames: np.ndarray = np.zeros((0, tokenizer.size), dtype=np.float32)
+        self._fresh: list[np.ndarray] = []
+        self._count = self._forgotten = 0
+
+    def _advance(self, log_probs: np.ndarray) -> None:
+        self._search.advance(log_probs)
+        self._fresh.append(log_probs)
+        self._count += len(log_probs)
+
+    def _gather(self) -> np.ndarray:
+        self._frames, self._fresh = np.concatenate([self._frames, *self._fresh]), []
+        return self._frames
+
+    def _complete(self, aligned: AlignedTokens, limit: int) -> int:
+        """Number of words that are complete and end by frame `limit`."""
+        tokens, ends = aligned.tokens, aligned.alignment.ends
+
+        def complete(after: int) -> bool:
+            return (self._separator is None or after < len(tokens)) and bool(ends[after - 1] <= limit)
+
+        return len(list(takewhile(complete, (after for _, _, after in aligned.spans))))
+
+    def _time(self, aligned: AlignedTokens) -> tuple[Word, ...]:
+        frames = self._gather()
+        return time_words(frames, aligned, self._frame_seconds, self._forgotten, self._temperature)
+
+    def _forget(self, words: int, frames: int) -> None:
+        self._search.commit(words, frames)
+        self._frames = self._gather()[frames:].copy()
+        self._count -= frames
+        self._forgotten += frames
+
+
+class Stream(_Committer):
     """Decoding of one recording: `feed` all posteriors, then `finish`. `pace` replaces LOOK_BACK, SETTLE."""
 
     def __init__(
@@ -47,12 +104,9 @@ class Stream:
         temperature: float,
         pace: tuple[int, int] | None = None,
     ) -> None:
-        self._search, self._separator = search, tokenizer.separator
-        self._frame_seconds, self._temperature = frame_seconds, temperature
-        self._frames: np.ndarray = np.zeros((0, tokenizer.size), dtype=np.float32)
-        self._fresh: list[np.ndarray] = []
+        super().__init__(search, tokenizer, frame_seconds, temperature)
         self._look_back, self._settle = pace or (LOOK_BACK, SETTLE)
-        self._count, self._due, self._forgotten = 0, self._look_back, 0
+        self._due = self._look_back
         self._words: list[Word] = []
 
     def feed(self, log_probs: np.ndarray) -> None:
@@ -62,9 +116,7 @@ class Stream:
         """
         while True:
             piece, log_probs = log_probs[: self._due - self._count], log_probs[self._due - self._count :]
-            self._search.advance(piece)
-            self._fresh.append(piece)
-            self._count += len(piece)
+            self._advance(piece)
             if self._count < self._due:
                 return
             self._commit()
@@ -75,41 +127,84 @@ class Stream:
 
     def finish(self) -> Hypothesis:
         """The whole transcript. All entries of the n-best list share the committed words."""
-        frames = self._gather()
-        aligned, n_best = self._search.finish(frames)
+        aligned, n_best = self._search.finish(self._gather())
         committed = " ".join(word.text for word in self._words)
-        self._append(frames, aligned, len(aligned.spans))
+        self._words += self._time(aligned)
         n_best = [Alternative(f"{committed} {entry.text}".strip(), entry.score) for entry in n_best]
         return Hypothesis(tuple(self._words), n_best[0].score, tuple(n_best))
 
     def _commit(self) -> None:
-        frames = self._gather()
-        aligned = self._search.best(frames)
-        tokens, ends = aligned.tokens, aligned.alignment.ends
-        words, limit = 0, len(frames) - self._settle
-        for _, _, after in aligned.spans:  # words are final if complete and old enough
-            if (self._separator is not None and after == len(tokens)) or ends[after - 1] > limit:
-                break
-            words += 1
-        if words:
-            self._append(frames, aligned, words)
-            limit = int(ends[aligned.spans[words - 1][2] - 1])
-        elif any(token != self._separator for token in tokens):
+        aligned = self._search.best(self._gather())
+        limit = self._count - self._settle
+        words = self._complete(aligned, limit)
+        if words:  # all words are timed, as confidences depend on the neighbours
+            self._words += self._time(aligned)[:words]
+            limit = int(aligned.alignment.ends[aligned.spans[words - 1][2] - 1])
+        elif any(token != self._separator for token in aligned.tokens):
             limit = 0
-        self._search.commit(words, limit)
-        self._frames = frames[limit:].copy()
-        self._count -= limit
-        self._forgotten += limit
+        self._forget(words, limit)
         self._due = max(self._look_back, 2 * self._count)
 
-    def _gather(self) -> np.ndarray:
-        self._frames, self._fresh = np.concatenate([self._frames, *self._fresh]), []
-        return self._frames
 
-    def _append(self, frames: np.ndarray, aligned: AlignedTokens, words: int) -> None:
-        """Append the first words. All are timed, as confidences depend on the neighbours."""
-        timed = time_words(frames, aligned, self._frame_seconds, self._forgotten, self._temperature)
-        self._words += timed[:words]
+class LiveStream(_Committer):
+    """Decoding while someone speaks, with a look-ahead of less reliable posteriors.
+
+    A word is committed once all hypotheses share it, or once it ended `age` frames ago and is as it was at
+    the last update. A word after those is shown once it ended `hold` frames ago. Both include the look-ahead,
+    and the hypothesis is the best one after it.
+    """
+
+    def __init__(
+        self,
+        search: Search,
+        tokenizer: Tokenizer,
+        frame_seconds: float,
+        temperature: float,
+        age: int,
+        hold: int,
+    ) -> None:
+        super().__init__(search, tokenizer, frame_seconds, temperature)
+        self._age, self._hold = age, hold
+        self._before: list[str] = []
+
+    def feed(self, log_probs: np.ndarray) -> None:
+        """Process log-probabilities `float[T, V]`. Raises DecodingError as `check_posteriors`."""
+        self._advance(log_probs)
+
+    def update(self, ahead: np.ndarray, until: int = 0) -> tuple[tuple[Word, ...], list[str]]:
+        """Commit words, and preview those after them if log-probabilities `ahead` follow.
+
+        Words that end by frame `until` are committed in any case.
+        """
+        frames = self._gather()
+        seen = len(frames) + len(ahead)
+        peeked = self._search.peek(frames, ahead)
+        aligned = self._search.best(frames, follow=True)
+        texts = [text for text, _, _ in aligned.spans]
+        same = len(list(takewhile(lambda pair: pair[0] == pair[1], zip(texts, self._before, strict=False))))
+        words = max(
+            min(same, self._complete(aligned, seen - self._age)),
+            min(self._search.settled(), self._complete(aligned, len(frames))),
+            self._complete(aligned, until - self._forgotten),
+        )
+        self._before = texts[words:]
+        committed: tuple[Word, ...] = ()
+        if words:  # all words are timed, as confidences depend on the neighbours
+            committed = self._time(aligned)[:words]
+            self._forget(words, int(aligned.alignment.ends[aligned.spans[words - 1][2] - 1]))
+        shown = self._complete(peeked, seen - self._hold)
+        if shown == len(peeked.spans) - 1 and peeked.alignment.ends[-1] <= seen - max(PAUSE, self._hold):
+            shown += 1
+        return committed, [text for text, _, _ in peeked.spans[words:shown]]
+
+    def finish(self) -> tuple[Word, ...]:
+        """Commit all words, and begin a new sentence."""
+        aligned, _ = self._search.finish(self._gather())
+        words = self._time(aligned)
+        self._search.restart()
+        self._forgotten += self._count
+        self._frames, self._count, self._before = self._frames[:0].copy(), 0, []
+        return words
 
 
 class GreedySearch:
@@ -123,10 +218,20 @@ class GreedySearch:
         check_posteriors(log_probs, self._tokenizer)
         self._score += float(log_probs.max(axis=1).sum())
 
-    def best(self, frames: np.ndarray) -> AlignedTokens:
-        return best_words(frames, self._tokenizer)
+    def best(self, frames: np.ndarray, follow: bool = False) -> AlignedTokens:
+        self._words = best_words(frames, self._tokenizer)
+        return self._words
+
+    def settled(self) -> int:
+        return len(self._words.spans)  # later frames change no word that is complete
+
+    def peek(self, frames: np.ndarray, ahead: np.ndarray) -> AlignedTokens:
+        return best_words(np.concatenate([frames, ahead]), self._tokenizer)
 
     def commit(self, words: int, frames: int) -> None:
+        pass
+
+    def restart(self) -> None:
         pass
 
     def finish(self, frames: np.ndarray) -> tuple[AlignedTokens, list[Alternative]]:
@@ -145,14 +250,30 @@ class AlignedBeamSearch:
     def advance(self, log_probs: np.ndarray) -> None:
         self._search.advance(log_probs)
 
-    def best(self, frames: np.ndarray) -> AlignedTokens:
-        words, unfinished = self._search.best()
+    def best(self, frames: np.ndarray, follow: bool = False) -> AlignedTokens:
+        aligned = self._aligned(frames, *self._search.best(follow))
+        self._first_end = int(aligned.alignment.ends[0]) if self._first else 0
+        return aligned
+
+    def settled(self) -> int:
+        return self._search.settled()
+
+    def peek(self, frames: np.ndarray, ahead: np.ndarray) -> AlignedTokens:
+        return self._aligned(np.concatenate([frames, ahead]), *self._search.peek(ahead))
+
+    def _aligned(
+        self, frames: np.ndarray, words: Sequence[DecodedWord], unfinished: list[int]
+    ) -> AlignedTokens:
         tokens, spans = join_words([(w.text, w.tokens) for w in words], self._separator, self._first)
         if words and self._separator is not None:
             tokens.append(self._separator)
-        aligned = _align(frames, [*tokens, *unfinished], spans)
-        self._first_end = int(aligned.alignment.ends[0]) if self._first else 0
-        return aligned
+        if unfinished and self._separator is not None:
+            spans.append((self._search.spelt(unfinished), len(tokens), len(tokens) + len(unfinished)))
+        return _align(frames, [*tokens, *unfinished], spans)
+
+    def restart(self) -> None:
+        self._search.restart()
+        self._first, self._first_end = [], 0
 
     def commit(self, words: int, frames: int) -> None:
         self._search.commit(words)

@@ -15,7 +15,7 @@ from asr.decoding.beam import GREEDY_TEMPERATURE, TEMPERATURE, BeamDecoder, Deco
 from asr.decoding.hotwords import Hotword
 from asr.decoding.lexicon import Lexicon, find_words, read_lexicon
 from asr.decoding.spelling import spell_words
-from asr.decoding.stream import AlignedBeamSearch, GreedySearch, Search, Stream
+from asr.decoding.stream import AlignedBeamSearch, GreedySearch, LiveStream, Search, Stream
 from asr.decoding.types import Hypothesis, Word
 from asr.errors import DecodingError, TextError
 from asr.lm import packed
@@ -86,12 +86,20 @@ class Decoder:
         self, hotwords: Sequence[Hotword] = (), n_best: int = 1, pace: tuple[int, int] | None = None
     ) -> Stream:
         """Begin to decode a recording. Raises DecodingError, TextError for hotwords that cannot be spelt."""
-        search: Search = GreedySearch(self.tokenizer)
-        if self.beam or hotwords or n_best > 1:
-            options = replace(self.options, n_best=n_best, hotwords=tuple(hotwords))
-            beam = self._beam_for(*self._new_words(hotwords))
-            search = AlignedBeamSearch(beam.search(options), self.tokenizer.separator)
+        search = self._search(hotwords, n_best)
         return Stream(search, self.tokenizer, self.frame_seconds, self.temperature, pace)
+
+    def live(self, hotwords: Sequence[Hotword], age: int, hold: int) -> LiveStream:
+        """Begin to decode live speech, with parameters of LiveStream. Raises as `stream`."""
+        search = self._search(hotwords, n_best=1)
+        return LiveStream(search, self.tokenizer, self.frame_seconds, self.temperature, age, hold)
+
+    def _search(self, hotwords: Sequence[Hotword], n_best: int) -> Search:
+        if not (self.beam or hotwords or n_best > 1):
+            return GreedySearch(self.tokenizer)
+        options = replace(self.options, n_best=n_best, hotwords=tuple(hotwords))
+        beam = self._beam_for(*self._new_words(hotwords))
+        return AlignedBeamSearch(beam.search(options), self.tokenizer.separator)
 
     def _new_words(self, hotwords: Sequence[Hotword]) -> list[str]:
         """Words of hotwords that the lexicon lacks."""

@@ -20,11 +20,13 @@ def txt(transcript: Transcript, name: Path) -> str:
 
 def srt(transcript: Transcript, name: Path) -> str:
     """SubRip, which has no channels: cues of two channels may overlap."""
-    blocks = [
-        f"{number}\n{_clock(cue.start, ',')} --> {_clock(cue.end, ',')}\n" + "\n".join(cue.lines)
-        for number, cue in enumerate(cues(transcript), start=1)
-    ]
-    return "\n\n".join(blocks) + "\n"
+    return "\n".join(srt_cue(cue, number) for number, cue in enumerate(cues(transcript), start=1)) or "\n"
+
+
+def srt_cue(cue: Cue, number: int) -> str:
+    """One cue of a SubRip file, without the empty line after it."""
+    times = f"{_clock(cue.start, ',')} --> {_clock(cue.end, ',')}"
+    return "\n".join([str(number), times, *cue.lines]) + "\n"
 
 
 def vtt(transcript: Transcript, name: Path) -> str:
