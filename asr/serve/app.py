@@ -2,8 +2,9 @@
 
 import asyncio
 import logging
+import socket
 from collections.abc import AsyncIterator
-from contextlib import ExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from threading import Thread
 from typing import Any
 
@@ -13,13 +14,13 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from starlette.routing import Route, WebSocketRoute
 from starlette.types import Receive, Scope, Send
 
 from asr.errors import AsrError
 from asr.inference.transcriber import Transcriber
 from asr.inference.transcript import Transcript
-from asr.serve import openai
+from asr.serve import openai, sockets, wyoming
 from asr.serve.limits import BodyCap, Guard, KeyCheck, Refused, SameSite
 from asr.serve.openai import ApiError, Task, as_api_error
 from asr.serve.options import ServeOptions
@@ -158,8 +159,10 @@ async def _answer_http(request: Request, error: Exception) -> Response:
     return Refused(ApiError(status, "not_found", f"no route {path!r}; see /v1/audio/transcriptions"), headers)
 
 
-def create_app(model: Transcriber, options: ServeOptions, key: str | None = None) -> Starlette:
-    """Build the application around a loaded model; it warms up when it starts."""
+def create_app(
+    model: Transcriber, options: ServeOptions, key: str | None = None, port: socket.socket | None = None
+) -> Starlette:
+    """Build the application around a loaded model; it warms up when it starts. `port` is for Wyoming."""
     service = Service(model, options)
 
     @asynccontextmanager
@@ -167,7 +170,10 @@ def create_app(model: Transcriber, options: ServeOptions, key: str | None = None
         Thread(
             target=service.warm_up, daemon=True
         ).start()  # it may compile for a minute, and still be stopped
-        yield
+        async with AsyncExitStack() as stack:
+            if port:
+                await stack.enter_async_context(await wyoming.listen(service, port))
+            yield
         service.state = "stopping"
         await asyncio.to_thread(service.scheduler.close)
 
@@ -181,6 +187,8 @@ def create_app(model: Transcriber, options: ServeOptions, key: str | None = None
         Route("/v1/models", list_models),
         Route("/v1/models/{id:path}", show_model),
         Route("/v1/audio/transcriptions", transcribe, methods=["POST"]),
+        WebSocketRoute("/v1/realtime", sockets.realtime),
+        *([WebSocketRoute("/", sockets.vosk)] if options.vosk else []),
     ]
     handlers: dict[Any, Any] = {HTTPException: _answer_http, Exception: _answer}
     handlers |= dict.fromkeys((ApiError, AsrError, ClientDisconnect, LeftError), _answer)

@@ -4,6 +4,7 @@ import asyncio
 import hmac
 import ipaddress
 import json
+import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -14,6 +15,8 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.utils import ClientDisconnected
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from asr.serve.openai import ApiError
 
@@ -247,3 +250,24 @@ class DeadlineProtocol(H11Protocol):
             for event in events:
                 self.transport.write(self.conn.send(event) or b"")
         self.transport.close()
+
+
+class WebSocketProtocol(WebSocketsSansIOProtocol):
+    """Websockets of uvicorn, without its log entries for text that is not UTF-8 and for refused sessions."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.logger = _websocket_log
+
+    async def send(self, message: Any) -> None:
+        """Send, or raise the error of a client that has left: also when a damaged frame was the reason."""
+        await self.writable.wait()
+        if self.close_sent:
+            raise ClientDisconnected
+        await super().send(message)
+
+
+_websocket_log = logging.getLogger("uvicorn.error.websocket")
+_websocket_log.addFilter(
+    lambda record: not record.getMessage().startswith(("Invalid UTF-8", "ASGI callable returned without"))
+)

@@ -89,22 +89,27 @@ def read_task(fields: Iterable[tuple[str, str]], language: str = "en", model: st
         if name.startswith("known_speaker"):
             raise invalid(name, f"{name}: this server does not tell speakers apart; leave it out")
         given.setdefault(re.sub(r"\[\d*\]$", "", name), []).append(value)
-    asked = _last(given, "model", model or "")
-    if model is not None and asked != model:
-        raise ApiError(404, "model_not_found", f"no model {_shown(asked)}; this server has {model}", "model")
+    check_model(_last(given, "model", model or ""), model)
     task = Task(
-        format=_choice(_last(given, "response_format", "json"), FORMATS, "response_format"),
+        format=check_choice(_last(given, "response_format", "json"), FORMATS, "response_format"),
         stream=_flag(_last(given, "stream", "false")),
-        keywords=_keywords(given.get("keywords", [])),
+        keywords=check_keywords(given.get("keywords", [])),
         granularities=_granularities(given.get("timestamp_granularities", [])),
         logprobs="logprobs" in _include(given.get("include", [])),
-        language=_language(given.get("languages") or [_last(given, "language", language)], language),
+        language=check_language(given.get("languages") or [_last(given, "language", language)], language),
     )
     if task.stream and task.format not in ("json", "text"):
         raise invalid("stream", f"stream sends text; with response_format {task.format} leave it out")
     if task.logprobs and task.format != "json":
         raise invalid("include", "include[]=logprobs needs response_format json")
     return task
+
+
+def check_model(asked: str, model: str | None) -> str:
+    """The name of a model. Raises ApiError unless it is `model`, or that is None."""
+    if model is not None and asked != model:
+        raise ApiError(404, "model_not_found", f"no model {_shown(asked)}; this server has {model}", "model")
+    return asked
 
 
 def _last(given: Mapping[str, Sequence[str]], name: str, default: str) -> str:
@@ -116,10 +121,11 @@ def _shown(value: str) -> str:
     return repr(value if len(value) <= 100 else f"{value[:100]}…")
 
 
-def _choice(value: str, known: Sequence[str], param: str) -> str:
+def check_choice(value: Any, known: Sequence[str], param: str) -> str:
+    """A value that must be one of several. Raises ApiError."""
     if value not in known:
-        raise invalid(param, f"{param} {_shown(value)} is not known; use one of {', '.join(known)}")
-    return value
+        raise invalid(param, f"{param} {_shown(str(value))} is not known; use one of {', '.join(known)}")
+    return str(value)
 
 
 def _flag(value: str) -> bool:
@@ -128,7 +134,8 @@ def _flag(value: str) -> bool:
     return value.lower() in ("true", "1")
 
 
-def _keywords(values: Sequence[str]) -> tuple[str, ...]:
+def check_keywords(values: Sequence[str]) -> tuple[str, ...]:
+    """Words to favour. Raises ApiError if they are too many or too long."""
     words = tuple(value.strip() for value in values if value.strip())
     if len(words) > MOST_KEYWORDS or any(len(word) > LONGEST_KEYWORD for word in words):
         raise invalid(
@@ -140,18 +147,18 @@ def _keywords(values: Sequence[str]) -> tuple[str, ...]:
 def _granularities(values: Sequence[str]) -> tuple[str, ...]:
     names = re.findall(r"\w+", " ".join(values))  # clients also send lists in commas or JSON
     for name in names:
-        _choice(name, GRANULARITIES, "timestamp_granularities")
+        check_choice(name, GRANULARITIES, "timestamp_granularities")
     return tuple(names) or ("segment",)
 
 
 def _include(values: Sequence[str]) -> Sequence[str]:
     names = re.findall(r"[\w.]+", " ".join(values))
     for name in names:
-        _choice(name, ("logprobs",), "include")
+        check_choice(name, ("logprobs",), "include")
     return names
 
 
-def _language(asked: Sequence[str], language: str) -> str:
+def check_language(asked: Sequence[str], language: str) -> str:
     """Check the languages asked for: a code, with a region or not, or an English name."""
     known = {language, LANGUAGES.get(language, language), "auto"}
     if not any(re.split("[-_]", value.strip().lower())[0] in known for value in asked):
@@ -191,7 +198,7 @@ def _verbose(transcript: Transcript, task: Task) -> dict[str, Any]:
     if "segment" in task.granularities:
         answer["segments"] = [_segment(number, part) for number, part in enumerate(transcript.segments)]
     if "word" in task.granularities:
-        answer["words"] = [_word(word) for word in transcript.words]
+        answer["words"] = [word_entry(word) for word in transcript.words]
     return {**answer, **_doubts(transcript), "usage": _usage(transcript)}
 
 
@@ -212,7 +219,8 @@ def _segment(number: int, segment: Segment) -> dict[str, Any]:
     }
 
 
-def _word(word: Word) -> dict[str, Any]:
+def word_entry(word: Word) -> dict[str, Any]:
+    """A word with its times and confidence."""
     start, end, confidence = round(word.start, 3), round(word.end, 3), round(word.confidence, 4)
     return {"word": word.text, "start": start, "end": end, "confidence": confidence}
 

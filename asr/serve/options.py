@@ -63,5 +63,9 @@ class ServeOptions(Limits):
     strict_model: bool = option("refuse requests for a model of another name", False)
     threads: int | None = option("CPU cores to use, by default all", None, least=1)
     temp: Path | None = option("folder for uploads, by default the system's", None, metavar="FOLDER")
+    vosk: bool = option("speak Vosk's websocket protocol, too, at /", False)
+    wyoming: int | None = option(
+        "speak Wyoming, too, on this port; it knows no keys", None, least=0, most=65_535, metavar="PORT"
+    )
     cert: Path | None = option("TLS certificate", None)
     cert_key: Path | None = option("its private key", None)

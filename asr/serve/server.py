@@ -14,12 +14,14 @@ from asr.console import print_error
 from asr.errors import AsrError, UsageError
 from asr.inference.transcriber import Transcriber
 from asr.serve.app import create_app
-from asr.serve.limits import DeadlineProtocol, is_local
+from asr.serve.limits import DeadlineProtocol, WebSocketProtocol, is_local
 from asr.serve.options import ServeOptions
 
 KEY = "ASR_API_KEY"
 MESSAGE_BYTES = 256 << 10
 """Largest websocket message."""
+PONG = 60.0
+"""Seconds for a pong, which may wait behind audio that is sent faster than it is recognised."""
 
 
 def serve(model: Transcriber, options: ServeOptions, key: str | None) -> int:
@@ -27,11 +29,14 @@ def serve(model: Transcriber, options: ServeOptions, key: str | None) -> int:
     check_folder(options)
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # warns of every damaged form
     listener = listen(options.host, options.port)
-    server = make_server(model, options, key)
+    extra = None if options.wyoming is None else listen(options.host, options.wyoming)
+    server = make_server(model, options, key, wyoming=extra)
     scheme = "https" if options.cert else "http"
     host, port = listener.getsockname()[:2]
     name = f"[{host}]" if ":" in host else host
     print_error(f"serving {options.model} at {scheme}://{name}:{port} on {model.threads} threads")
+    if extra:
+        print_error(f"Wyoming at tcp://{name}:{extra.getsockname()[1]}")
     server.run(sockets=[listener])
     return 0
 
@@ -40,8 +45,10 @@ class Server(uvicorn.Server):
     """Refuses new work as soon as it is told to stop."""
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Drain: what runs has `options.drain` seconds, then uvicorn cancels it."""
-        self.config.app.state.service.state = "stopping"  # type: ignore[union-attr]
+        """Drain: live sessions have `options.drain` seconds, then uploads, then uvicorn cancels them."""
+        service = self.config.app.state.service  # type: ignore[union-attr]
+        service.state = "stopping"
+        await service.live.stop()
         await super().shutdown(sockets)
         await asyncio.sleep(0)  # cancelled requests say so
 
@@ -51,17 +58,20 @@ def make_server(
     options: ServeOptions,
     key: str | None = None,
     protocol: type[DeadlineProtocol] = DeadlineProtocol,
+    wyoming: socket.socket | None = None,
 ) -> Server:
     """Configure uvicorn. Raises AsrError for a certificate that cannot be used."""
     config = uvicorn.Config(
-        create_app(model, options, key),
+        create_app(model, options, key, wyoming),
         http=protocol,
+        ws=WebSocketProtocol,
         lifespan="on",
         log_level="error",  # warnings are about what clients send
         access_log=False,  # it would hold what clients put into addresses
         proxy_headers=False,
         server_header=False,
         ws_max_size=MESSAGE_BYTES,
+        ws_ping_timeout=PONG,
         ws_per_message_deflate=False,  # sound does not shrink, bombs grow
         timeout_graceful_shutdown=options.drain,
         ssl_certfile=options.cert,
@@ -97,6 +107,8 @@ def read_key(options: ServeOptions) -> str | None:
             f"--host {options.host} lets other machines in; "
             f"give a key (--key-file or ${KEY}), or --allow-anonymous"
         )
+    if options.wyoming is not None and not (options.allow_anonymous or is_local(options.host)):
+        raise UsageError("--wyoming knows no keys; with this --host give --allow-anonymous, too")
     if (options.cert is None) != (options.cert_key is None):
         raise UsageError("--cert and --cert-key belong together; give both")
     return key or None

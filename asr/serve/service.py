@@ -13,12 +13,15 @@ from starlette.types import Receive
 
 from asr.audio import SAMPLE_RATE, ReadOptions
 from asr.decoding.hotwords import Hotword
+from asr.inference.live import LiveSession
 from asr.inference.transcriber import Transcriber, file_source
 from asr.inference.transcription import Transcription
 from asr.serve.limits import is_local
+from asr.serve.live import Slots
 from asr.serve.openai import ApiError, Task
 from asr.serve.options import ServeOptions
 from asr.serve.scheduler import Event, Job, LeftError, Scheduler
+from asr.serve.session import Server
 
 RETRY = 5  # seconds
 SOON = (250, 62)  # look-back 10 s and settle 2.5 s, in frames: words of a stream are final sooner
@@ -46,6 +49,8 @@ class Service:
         self.name = Path(options.model).resolve().name
         self.created = int(model.engine.path.stat().st_mtime)
         self.scheduler = Scheduler(model.engine, model.threads)
+        self.live = Slots(self.scheduler, options.live, options.max_live_seconds, options.drain)
+        self.sessions = Server(model, options.language, self.name if options.strict_model else None)
         self.state = "loading"  # then ok, or another of STATES
         self._clients: list[str] = []  # addresses, one for each upload in progress
 
@@ -59,6 +64,7 @@ class Service:
                 stream = decoder.stream(n_best=n_best)
                 stream.feed(np.log(noise + 1e-9).astype(np.float32))
                 stream.finish()
+            LiveSession(self.model).push(np.zeros(2 * SAMPLE_RATE, np.float32))
         except Exception:
             _log.exception("the model cannot be used")
             self.state = "failed"

@@ -86,17 +86,18 @@ def running(
     key: str | None = None,
     protocol: type[DeadlineProtocol] = DeadlineProtocol,
     ready: bool = True,
+    wyoming: socket.socket | None = None,
     **options: Any,
 ) -> Iterator[Running]:
     """Start a server on a free port, and stop it at the end."""
     listener = listen("127.0.0.1", 0)
-    server = make_server(model, ServeOptions(**{"model": "some/tester", **options}), key, protocol)
+    server = make_server(model, ServeOptions(**{"model": "some/tester", **options}), key, protocol, wyoming)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     found = Running(server, listener.getsockname()[1], {"authorization": f"Bearer {key}"} if key else {})
     try:
         if ready:
-            found.wait_until(lambda: server.started and found.service.state == "ok")
+            found.wait_until(lambda: server.started and found.service.state == "ok", 120)  # it may compile
         yield found
     finally:
         server.should_exit = True
