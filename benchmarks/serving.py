@@ -12,11 +12,15 @@ cancel    work after a client has left
 batch     32 clients with short clips against `asr transcribe` on the same clips
 soak      10,000 requests: growth of memory, descriptors, threads, temporary files
 slow      500 connections that trickle, and an upload meanwhile
+live      lag of live sessions at once, and the delay of their last `completed`
+sessions  200 live sessions: growth as in soak
+packets   posteriors of a live session in packets of any size against one packet
 
 Each row starts a server of its own. --scale 0.01 tries everything in a minute: lengths and counts shrink, so
-that its figures mean nothing. Rows of live sessions belong here, too: add a function to ROWS.
+that its figures mean nothing.
 """
 
+import json
 import re
 import socket
 import statistics
@@ -25,9 +29,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -40,6 +44,8 @@ from asr import audio
 from benchmarks import SAMPLE_RATE, add_corpus, asr_command, new_parser, read_utterances, run, show
 
 if TYPE_CHECKING:
+    from websockets.sync.client import ClientConnection
+
     from asr.manifest import Utterance
 
 ROUTE = "/v1/audio/transcriptions"
@@ -70,6 +76,10 @@ class Load:
     def clip(self, seconds: float) -> bytes:
         """A FLAC file of utterances, repeated."""
         return self.file(seconds).read_bytes()
+
+    def speech(self, seconds: float) -> np.ndarray:
+        """The same as samples."""
+        return audio.read(self.file(seconds))
 
     def file(self, seconds: float) -> Path:
         """The same as a path."""
@@ -258,17 +268,28 @@ def soak(load: Load) -> Iterator[Row]:
         files: Any = {"file": ("a.flac", content)}
         server.client.post(ROUTE, files=files, data=asked[number % 4])
 
-    with served(load) as server, ThreadPoolExecutor(8) as pool:
-        with ThreadPoolExecutor(32) as many:  # fills the pools of threads, which keep their sizes
-            list(many.map(lambda number: send(server, number), range(count // 5)))
+    with served(load) as server:
+        yield from _growth(server, "request", count, lambda number: send(server, number), (32, count // 5), 1)
+
+
+def _growth(
+    server: Served, what: str, count: int, work: Callable[[int], object], before: tuple[int, int], most: float
+) -> Iterator[Row]:
+    """What is left of `count` pieces of work, at most `most` KiB each.
+
+    `before` are the threads and the work that fill the pools, which keep their sizes.
+    """
+    with ThreadPoolExecutor(before[0]) as many:
+        list(many.map(work, range(before[1])))
+    with ThreadPoolExecutor(8) as pool:
         memory, counts = server.memory(), server.counts()
-        list(pool.map(lambda number: send(server, number), range(count)))
-        server.client.close()
-        time.sleep(6)  # until connections that are kept alive are closed
-        slope = 1024 * (server.memory() - memory) / count
-        grown = {name: value - counts[name] for name, value in server.counts().items()}
-        server.client = httpx2.Client()
-    yield Row(f"RSS a request, {count} requests", slope, "KiB", 1)
+        list(pool.map(work, range(count)))
+    server.client.close()
+    time.sleep(6)  # until connections that are kept alive are closed
+    slope = 1024 * (server.memory() - memory) / count
+    grown = {name: value - counts[name] for name, value in server.counts().items()}
+    server.client = httpx2.Client()
+    yield Row(f"RSS a {what}, {count} of them", slope, "KiB", most)
     for name, value in grown.items():
         yield Row(f"{name} more", value, "", 0)
 
@@ -305,8 +326,95 @@ def _alive(connection: socket.socket) -> bool:
         return False
 
 
+def live(load: Load) -> Iterator[Row]:
+    for count in (1, 6, 16):
+        with served(load, "--live", str(count)) as server, ThreadPoolExecutor(count) as pool:
+            speech = load.speech(max(5, 60 * load.scale))
+            parts = [np.roll(speech, number * 99_991) for number in range(count)]
+            found = list(pool.map(lambda samples: _speak(server, samples), parts))
+        lags = [lag for session, _ in found for lag in session]
+        yield Row(f"lag of {count} live sessions, p95", percentile(lags, 0.95), "s", 0.3)
+        delays = [delay for _, delay in found]
+        yield Row("their completed after a commit, p95", percentile(delays, 0.95), "s", 1)
+
+
+def sessions(load: Load) -> Iterator[Row]:
+    count, speech = load.count(200, 16), load.speech(6)
+
+    def talk(number: int) -> None:
+        if number % 4:
+            _speak(server, speech, pace=0)
+        else:  # leaves in the middle
+            with _realtime(server) as socket_:
+                socket_.send(_pcm(speech))
+
+    with served(load, "--live", "16") as server:
+        yield from _growth(server, "live session", count, talk, (16, count), 8)
+
+
+def _realtime(server: Served) -> "ClientConnection":
+    from websockets.sync.client import connect
+
+    return connect(f"ws://127.0.0.1:{server.port}/v1/realtime?intent=transcription")
+
+
+def _pcm(samples: np.ndarray) -> bytes:
+    return (samples * 32_767).astype("<i2").tobytes()
+
+
+def _speak(server: Served, samples: np.ndarray, pace: float = 1.0) -> tuple[list[float], float]:
+    """Send packets of 0.1 s every `pace` times 0.1 s.
+
+    Returns the lag of each partial in seconds, from when the last packet that it covers was sent, and the
+    seconds from the commit until `completed` came.
+    """
+    size = SAMPLE_RATE // 10
+    sent: list[float] = []
+    lags: list[float] = []
+    form = {"format": {"type": "audio/pcm", "rate": SAMPLE_RATE}, "turn_detection": None}
+    with _realtime(server) as socket_:
+        socket_.send(json.dumps({"type": "session.update", "session": {"audio": {"input": form}}}))
+        begin = time.perf_counter()
+        for at in range(0, len(samples), size):
+            due = begin + pace * at / SAMPLE_RATE
+            with suppress(TimeoutError):
+                while event := json.loads(socket_.recv(timeout=max(0.0, due - time.perf_counter()))):
+                    if "lag_ms" in event:
+                        packet = len(sent) - event["lag_ms"] // 100 - 1
+                        lags.append(time.perf_counter() - sent[packet])
+            socket_.send(_pcm(samples[at : at + size]))
+            sent.append(time.perf_counter())
+        socket_.send('{"type": "input_audio_buffer.commit"}')
+        begin = time.perf_counter()
+        while not json.loads(socket_.recv(timeout=60))["type"].endswith(".completed"):
+            pass
+        return lags, time.perf_counter() - begin
+
+
+def packets(load: Load) -> Iterator[Row]:
+    from asr.inference.live import LiveSession
+    from asr.inference.transcriber import load_model
+
+    model, speech = load_model(load.model, threads=1), load.speech(max(20, 300 * load.scale))
+
+    def posteriors(parts: Iterable[np.ndarray]) -> np.ndarray:
+        session, found = LiveSession(model), []
+        for part in parts:
+            session.receive(part)
+            while window := session.next_window():
+                found.append(model.engine.run([window])[0])
+                session.feed(window, found[-1])
+        return np.exp(np.concatenate(found))
+
+    random = np.random.default_rng(0)
+    cuts = np.sort(random.integers(0, len(speech), len(speech) // 800))
+    difference = np.abs(posteriors(np.split(speech, cuts)) - posteriors([speech])).max()
+    yield Row("posteriors in packets against one packet", difference, "", 1e-5)
+
+
 ROWS: dict[str, Callable[[Load], Iterator[Row]]] = {
-    row.__name__: row for row in (clip, upload, health, busy, cancel, batch, soak, slow)
+    row.__name__: row
+    for row in (clip, upload, health, busy, cancel, batch, soak, slow, live, sessions, packets)
 }
 
 
