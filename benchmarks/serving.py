@@ -386,7 +386,7 @@ def _speak(server: Served, samples: np.ndarray, pace: float = 1.0) -> tuple[list
             sent.append(time.perf_counter())
         socket_.send('{"type": "input_audio_buffer.commit"}')
         begin = time.perf_counter()
-        while not json.loads(socket_.recv(timeout=60))["type"].endswith(".completed"):
+        while not json.loads(socket_.recv(timeout=600))["type"].endswith(".completed"):
             pass
         return lags, time.perf_counter() - begin
 
