@@ -96,7 +96,7 @@ def running(
     found = Running(server, listener.getsockname()[1], {"authorization": f"Bearer {key}"} if key else {})
     try:
         if ready:
-            found.wait_until(lambda: server.started and found.service.state == "ok")
+            found.wait_until(lambda: server.started and found.service.state == "ok", 120)  # it may compile
         yield found
     finally:
         server.should_exit = True
