@@ -80,10 +80,11 @@ def test_contents_of_the_wheel(wheel: Path, tmp_path: Path) -> None:
     shutil.unpack_archive(wheel, tmp_path, "zip")
     information = wheel.name.removesuffix("-py3-none-any.whl") + ".dist-info"
     assert {path.name for path in tmp_path.iterdir()} == {*PACKAGES, information}
-    for package, data in (("asr", "box"), ("data_prep", "data")):
+    for package, *folders in (("asr", "box", "serve/page"), ("data_prep", "data")):
         code = (path for kind in ("*.py", "*.npz") for path in (ROOT / package).rglob(kind))
         files = {str(path.relative_to(ROOT)) for path in code}
-        files |= {str(path.relative_to(ROOT)) for path in (ROOT / package / data).iterdir()}
+        data = (path for folder in folders for path in (ROOT / package / folder).iterdir())
+        files |= {str(path.relative_to(ROOT)) for path in data}
         packaged = (path for path in (tmp_path / package).rglob("*") if path.is_file())
         assert files == {str(path.relative_to(tmp_path)) for path in packaged}
     metadata = (tmp_path / information / "METADATA").read_text()

@@ -20,7 +20,7 @@ from starlette.types import Receive, Scope, Send
 from asr.errors import AsrError
 from asr.inference.transcriber import Transcriber
 from asr.inference.transcript import Transcript
-from asr.serve import openai, sockets, wyoming
+from asr.serve import openai, pages, sockets, wyoming
 from asr.serve.limits import BodyCap, Guard, KeyCheck, Refused, SameSite
 from asr.serve.openai import ApiError, Task, as_api_error
 from asr.serve.options import ServeOptions
@@ -28,7 +28,7 @@ from asr.serve.scheduler import Event, LeftError
 from asr.serve.service import Events, Service, not_ready
 from asr.serve.upload import read_form
 
-OPEN_PATHS = frozenset({"/health"})
+OPEN_PATHS = frozenset({"/health", *pages.FILES})
 FIRST_EVENT, KEEP_ALIVE = 5.0, 10.0  # seconds
 STALLED = 120.0  # seconds without progress after which /health reports it
 
@@ -53,7 +53,7 @@ async def transcribe(request: Request) -> Response:
         held.callback(events.close)
         try:
             model = service.name if service.options.strict_model else None
-            task = openai.read_task(fields, service.options.language, model)
+            task = openai.read_task(fields, service.options.language, model, upload.name)
             job = await asyncio.to_thread(service.start, upload, task, events.report)
         except BaseException:
             upload.close()
@@ -129,7 +129,8 @@ async def health(request: Request) -> Response:
     """GET /health: 200 if uploads would be taken."""
     service: Service = request.app.state.service
     status = "stalled" if service.scheduler.stalled() > STALLED else service.state
-    return JSONResponse({"status": status, "model": service.name}, 200 if status == "ok" else 503)
+    found = {"status": status, "model": service.name, "max_bytes": service.options.max_bytes}
+    return JSONResponse(found, 200 if status == "ok" else 503)
 
 
 # ------------------------------------------------------------------------------------------ application
@@ -183,6 +184,7 @@ def create_app(
     if key:
         checks.append(Middleware(Guard, check=KeyCheck(key, OPEN_PATHS)))
     routes = [
+        *pages.routes(),
         Route("/health", health),
         Route("/v1/models", list_models),
         Route("/v1/models/{id:path}", show_model),

@@ -129,7 +129,7 @@ class KeyCheck:
 
     def __call__(self, scope: Scope, headers: Headers) -> None:
         """Check a request. Raises ApiError."""
-        if scope["path"] in self.open_paths:
+        if scope["type"] == "http" and scope["path"] in self.open_paths:
             return
         kind, _, given = headers.get("authorization", "").partition(" ")
         offered = [given.strip()] if kind.lower() == "bearer" else []

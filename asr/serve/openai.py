@@ -19,6 +19,8 @@ from asr.inference.transcript import Segment, Transcript
 
 FORMATS = ("json", "text", "srt", "verbose_json", "vtt")
 MEDIA_TYPES = {"text": "text/plain", "srt": "application/x-subrip", "vtt": "text/vtt"}
+FILES = ("txt", "srt", "vtt", "json")
+"""What `include[]=files` returns: contents of the files that `asr transcribe --format` writes."""
 GRANULARITIES = ("word", "segment")
 LANGUAGES = {"en": "english"}
 MOST_KEYWORDS, LONGEST_KEYWORD = 100, 200
@@ -75,33 +77,40 @@ class Task:
     keywords: tuple[str, ...] = ()
     granularities: tuple[str, ...] = ("segment",)
     logprobs: bool = False
+    files: bool = False
     language: str = "en"
+    name: str = "audio"
 
 
-def read_task(fields: Iterable[tuple[str, str]], language: str = "en", model: str | None = None) -> Task:
+def read_task(
+    fields: Iterable[tuple[str, str]], language: str = "en", model: str | None = None, name: str = "audio"
+) -> Task:
     """Read the fields of a form. Raises ApiError for those that would change the answer and are not known.
 
     Ignored: `prompt`, `temperature`, `chunking_strategy`, and what other servers added. `model` is the only
     name accepted, or None for any.
     """
     given: dict[str, list[str]] = {}
-    for name, value in fields:
-        if name.startswith("known_speaker"):
-            raise invalid(name, f"{name}: this server does not tell speakers apart; leave it out")
-        given.setdefault(re.sub(r"\[\d*\]$", "", name), []).append(value)
+    for field, value in fields:
+        if field.startswith("known_speaker"):
+            raise invalid(field, f"{field}: this server does not tell speakers apart; leave it out")
+        given.setdefault(re.sub(r"\[\d*\]$", "", field), []).append(value)
     check_model(_last(given, "model", model or ""), model)
+    included = _include(given.get("include", []))
     task = Task(
         format=check_choice(_last(given, "response_format", "json"), FORMATS, "response_format"),
         stream=_flag(_last(given, "stream", "false")),
         keywords=check_keywords(given.get("keywords", [])),
         granularities=_granularities(given.get("timestamp_granularities", [])),
-        logprobs="logprobs" in _include(given.get("include", [])),
+        logprobs="logprobs" in included,
+        files="files" in included,
+        name=name,
         language=check_language(given.get("languages") or [_last(given, "language", language)], language),
     )
     if task.stream and task.format not in ("json", "text"):
         raise invalid("stream", f"stream sends text; with response_format {task.format} leave it out")
-    if task.logprobs and task.format != "json":
-        raise invalid("include", "include[]=logprobs needs response_format json")
+    if included and task.format != "json":
+        raise invalid("include", f"include[]={included[0]} needs response_format json")
     return task
 
 
@@ -154,7 +163,7 @@ def _granularities(values: Sequence[str]) -> tuple[str, ...]:
 def _include(values: Sequence[str]) -> Sequence[str]:
     names = re.findall(r"[\w.]+", " ".join(values))
     for name in names:
-        check_choice(name, ("logprobs",), "include")
+        check_choice(name, ("logprobs", "files"), "include")
     return names
 
 
@@ -185,6 +194,9 @@ def render(transcript: Transcript, task: Task) -> tuple[str, str]:
 
 def _plain(transcript: Transcript, task: Task) -> dict[str, Any]:
     answer = {"text": transcript.text, **_doubts(transcript), "usage": _usage(transcript)}
+    if task.files:
+        path = Path(task.name)
+        answer["files"] = {kind: writers.FORMATS[kind](transcript, path) for kind in FILES}
     return answer | ({"logprobs": logprobs(transcript.words)} if task.logprobs else {})
 
 
