@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from asr.decoding.types import Alternative, Word
+    from asr.formatting.readable import LiveFormatter, format_text
     from asr.inference.decoder import LoadOptions
     from asr.inference.transcriber import TranscribeOptions, Transcriber, load_model, transcribe
     from asr.inference.transcript import Segment, Transcript
@@ -15,13 +16,14 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _HOMES = {
     "asr.decoding.types": ("Alternative", "Word"),
+    "asr.formatting.readable": ("LiveFormatter", "format_text"),
     "asr.inference.decoder": ("LoadOptions",),
     "asr.inference.transcriber": ("TranscribeOptions", "Transcriber", "load_model", "transcribe"),
     "asr.inference.transcript": ("Segment", "Transcript"),
 }
 
 __all__ = ["Alternative", "LoadOptions", "Segment", "TranscribeOptions", "Transcriber", "Transcript", "Word"]
-__all__ += ["load_model", "transcribe"]
+__all__ += ["LiveFormatter", "format_text", "load_model", "transcribe"]
 
 
 def __getattr__(name: str) -> Any:

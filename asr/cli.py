@@ -28,7 +28,7 @@ Options = TypeVar("Options")
 
 
 COMMANDS = {
-    "Use a model": ("transcribe", "align", "info", "export", "warm-up"),
+    "Use a model": ("transcribe", "format", "align", "info", "export", "warm-up"),
     "Train a model": (*(f"prepare {name}" for name in CORPORA), "train", "tune"),
     "Measure a model": ("evaluate", "compare"),
     "Language models": ("lm train", "lm import", "lm export", "lm pack", "lm score"),
@@ -48,7 +48,18 @@ HOMES = {
 """Modules of option dataclasses, imported when a command that takes them is chosen."""
 
 OMITTED = {
-    "evaluate": {"channel", "n_best", "start", "end", "track", "raw_rate", "raw_channels", "strict"},
+    "evaluate": {
+        "channel",
+        "n_best",
+        "start",
+        "end",
+        "track",
+        "raw_rate",
+        "raw_channels",
+        "strict",
+        "raw",
+        "numbers",
+    },
     "tune": {"greedy"},
 }
 """Fields of a command's options that are no arguments of it."""
