@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from asr.decoding.types import Alternative, Word
+    from asr.formatting.readable import LiveFormatter, format_text
     from asr.inference.decoder import LoadOptions
     from asr.inference.live import LiveOptions, LiveSession
     from asr.inference.transcriber import TranscribeOptions, Transcriber, load_model, transcribe
@@ -16,14 +17,23 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _HOMES = {
     "asr.decoding.types": ("Alternative", "Word"),
+    "asr.formatting.readable": ("LiveFormatter", "format_text"),
     "asr.inference.decoder": ("LoadOptions",),
     "asr.inference.live": ("LiveOptions", "LiveSession"),
     "asr.inference.transcriber": ("TranscribeOptions", "Transcriber", "load_model", "transcribe"),
     "asr.inference.transcript": ("Segment", "Transcript"),
 }
 
-__all__ = ["Alternative", "LiveOptions", "LiveSession", "LoadOptions", "Segment", "TranscribeOptions"]
-__all__ += ["Transcriber", "Transcript", "Word", "load_model", "transcribe"]
+__all__ = [
+    "Alternative",
+    "LiveFormatter",
+    "LiveOptions",
+    "LiveSession",
+    "LoadOptions",
+    "Segment",
+    "TranscribeOptions",
+]
+__all__ += ["Transcriber", "Transcript", "Word", "format_text", "load_model", "transcribe"]
 
 
 def __getattr__(name: str) -> Any:

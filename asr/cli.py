@@ -28,7 +28,7 @@ Options = TypeVar("Options")
 
 
 COMMANDS = {
-    "Use a model": ("transcribe", "listen", "serve", "align", "info", "export"),
+    "Use a model": ("transcribe", "listen", "serve", "format", "align", "info", "export", "warm-up"),
     "Train a model": (*(f"prepare {name}" for name in CORPORA), "train", "tune"),
     "Measure a model": ("evaluate", "compare"),
     "Language models": ("lm train", "lm import", "lm export", "lm pack", "lm score"),
@@ -49,9 +49,10 @@ HOMES = {
 }
 """Modules of option dataclasses, imported when a command that takes them is chosen."""
 
+_READING = ("start", "end", "track", "raw_rate", "raw_channels", "strict")
 OMITTED = {
-    "evaluate": {"channel", "n_best", "start", "end", "track", "raw_rate", "raw_channels", "strict"},
-    "listen": {"channel", "start", "end", "track", "raw_rate", "raw_channels", "strict", "n_best"},
+    "evaluate": {*_READING, "channel", "n_best", "raw", "numbers"},
+    "listen": {*_READING, "channel", "n_best", "raw", "numbers"},
     "tune": {"greedy"},
 }
 """Fields of a command's options that are no arguments of it."""

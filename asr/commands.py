@@ -243,6 +243,26 @@ def listen(args: Listen, live: "LiveOptions", options: "TranscribeOptions", load
 
 
 @dataclass(frozen=True, kw_only=True)
+class Format:
+    numbers: bool = option("write numbers in digits", False)
+
+
+def format(args: Format) -> int:
+    """Add punctuation and capitals to plain text from standard input, line by line."""
+    from asr.formatting import numbers
+    from asr.formatting.readable import format_text
+
+    if args.numbers:
+        numbers.require()
+    for number, line in enumerate(sys.stdin.buffer, start=1):
+        try:
+            _print(format_text(line.decode("utf-8-sig"), args.numbers))
+        except UnicodeDecodeError:
+            raise TextError(f"line {number}: not UTF-8; convert the text first") from None
+    return 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Align:
     audio: Path = option("a recording", positional=True)
     text: str = option("its text, or a file that contains it", positional=True)
@@ -443,6 +463,7 @@ class Evaluate:
     plot: Path | None = option("plot the word error rates against conditions", None, metavar="FILE.png")
     live: bool = option("measure live recognition: errors, latency, changes of what is shown", False)
     real_time: bool = option("with --live: wait for the audio instead of simulating the time", False)
+    formatted: bool = option("score punctuation and capitals instead, against texts that have them", False)
     threads: int | None = option(THREADS, None, least=1)
 
 
@@ -458,6 +479,8 @@ def evaluate(
     from asr.scoring import conditions, report, wer
     from asr.scoring.evaluate import normalized, read_all, reference_doubt
 
+    if args.formatted:
+        return _evaluate_formatted(args, asked, options, load)
     if args.plot and not asked.altered:
         raise UsageError("--plot draws word error rates against conditions; give one, such as --snr")
     if args.live and (asked.altered or args.plot):
@@ -501,6 +524,20 @@ def _print_live(args: Evaluate, report: "LiveReport") -> int:
     if args.details:
         wer.write_details(args.details, report.committed)
         wer.write_details(args.details.with_suffix(f".finals{args.details.suffix}"), report.final)
+    _print(report.to_json() if args.json else report.to_text(), args.json)
+    return 1 if report.problems else 0
+
+
+def _evaluate_formatted(
+    args: Evaluate, asked: "EvaluateOptions", options: "TranscribeOptions", load: "LoadOptions"
+) -> int:
+    from asr.scoring.formatted import evaluate_formatted
+
+    if asked.altered or args.plot or args.details or args.live:
+        raise UsageError("--formatted takes no conditions, --plot, --details or --live; leave them out")
+    model = _load(args.model, args.threads, load, options.hotwords)
+    options = _fit_hotwords(options, model)
+    report = evaluate_formatted(model, _manifests(args.manifests), options, progress=True)
     _print(report.to_json() if args.json else report.to_text(), args.json)
     return 1 if report.problems else 0
 

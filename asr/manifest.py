@@ -17,6 +17,7 @@ class Utterance:
     """Speech by one speaker: audio file, duration in seconds, transcript.
 
     `offset`: it is a part of a longer recording and begins at this second.
+    `formatted` is the transcript with punctuation and case, if the corpus has it.
     """
 
     id: str
@@ -25,6 +26,7 @@ class Utterance:
     text: str
     speaker: str | None = None
     offset: float | None = None
+    formatted: str | None = None
 
     @property
     def part(self) -> ReadOptions:
@@ -72,6 +74,7 @@ def parse(row: Any, folder: Path) -> Utterance:
         raise ValueError("audio_filepath is empty")
     name, speaker = row.get("id"), row.get("speaker")
     offset = None if row.get("offset") in (None, "") else _seconds(row, "offset")
+    formatted = row.get("formatted")
     return Utterance(
         id=default_id(Path(row["audio_filepath"]), offset) if name is None else str(name),
         audio_filepath=folder / row["audio_filepath"],
@@ -79,6 +82,7 @@ def parse(row: Any, folder: Path) -> Utterance:
         text=row["text"],
         speaker=None if speaker is None else str(speaker),
         offset=offset,
+        formatted=None if formatted is None else str(formatted),
     )
 
 

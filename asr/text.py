@@ -152,6 +152,11 @@ class Tokenizer:
         return len(self.units) + 1
 
     @property
+    def is_english(self) -> bool:
+        """Whether the characters are those of English, of either case; phones are taken for English."""
+        return not isinstance(self.units, str) or set(self.units.upper()) <= set(ENGLISH)
+
+    @property
     def separator(self) -> int | None:
         """Token between words, or None if the units (phones) have none."""
         return self.units.index(" ") + 1 if " " in self.units else None

@@ -21,7 +21,7 @@ import soundfile
 
 from asr import audio
 from asr.inference.decoder import LoadOptions
-from asr.inference.transcriber import load_model
+from asr.inference.transcriber import TranscribeOptions, load_model
 from asr.model.bundle import LM, read_config
 from benchmarks import (
     SAMPLE_RATE,
@@ -96,7 +96,10 @@ def compare(bundle: Path, recordings: "list[list[Utterance]]", options: LoadOpti
         for recording in recordings:
             waveforms = [audio.read(u.audio_filepath) for u in recording]
             pieces = waveforms if way == "single" else [np.concatenate(waveforms)]
-            text = " ".join(transcript.text for transcript in model.transcribe_batch(pieces))
+            text = " ".join(
+                transcript.text
+                for transcript in model.transcribe_batch(pieces, options=TranscribeOptions(raw=True))
+            )
             pairs.append((" ".join(u.text for u in recording), text))
         words = word_counts(pairs)
         result[way] = 100 * words.rate

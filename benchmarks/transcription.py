@@ -105,7 +105,7 @@ def measure(
     """Outcome of each system; `ratio_*` is asr's speed relative to that peer's."""
     names = write_list(utterances, work / "files.txt")
     options = ["--threads", str(threads), *(["--greedy"] if arguments.greedy else [])]
-    ours = asr_command("transcribe", f"@{names}", *options, "--model")
+    ours = asr_command("transcribe", "--raw", f"@{names}", *options, "--model")
     peer = [sys.executable, "-m", "benchmarks.transcription", "--peer"]
     commands = {"asr": [*ours, str(bundle)]}
     if find_spec("torch"):
@@ -223,7 +223,7 @@ def by_torch(bundle: Path, paths: Iterable[Path], threads: int, greedy: bool) ->
     from asr.frames import FrameGrid
     from asr.inference.decoder import Decoder, LoadOptions
     from asr.inference.engine import Engine
-    from asr.inference.transcriber import Transcriber
+    from asr.inference.transcriber import TranscribeOptions, Transcriber
     from asr.model.bundle import read_config
     from asr.model.export import load_acoustic_model
 
@@ -249,7 +249,9 @@ def by_torch(bundle: Path, paths: Iterable[Path], threads: int, greedy: bool) ->
 
     engine = TorchEngine()
     decoder = Decoder(bundle, config, engine.frame_seconds, LoadOptions(greedy=greedy))
-    for path, result in Transcriber(engine, decoder, config, threads).transcribe_files(paths):
+    for path, result in Transcriber(engine, decoder, config, threads).transcribe_files(
+        paths, TranscribeOptions(raw=True)
+    ):
         if isinstance(result, AsrError):
             raise result
         yield path, result.text

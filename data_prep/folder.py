@@ -71,7 +71,14 @@ def scan(
     if not rows and not problems:
         raise PrepareError(f"{source}: no recordings")
     utterances, faults = measure(_without_common_folder(rows))
-    return [replace(u, text=normalize(u.text, characters)) for u in utterances], problems + faults
+    return [_normalized(u, characters) for u in utterances], problems + faults
+
+
+def _normalized(utterance: Utterance, characters: str) -> Utterance:
+    """Normalise the text; what it was is kept as `formatted`, unless the table has that."""
+    text = normalize(utterance.text, characters)
+    original = utterance.text if utterance.text != text else None
+    return replace(utterance, text=text, formatted=utterance.formatted or original)
 
 
 def _renamed(columns: str) -> dict[str, str]:

@@ -145,7 +145,7 @@ def test_the_parser_imports_nothing_heavy() -> None:
 
 def test_transcribe_to_json(standin_bundle: Path, tmp_path: Path, capsys: Output) -> None:
     files = [record(tmp_path / "1.wav", "ONE MORE"), tmp_path / "none.wav", record(tmp_path / "2.wav", " ")]
-    assert main(["transcribe", *map(str, files), "--model", str(standin_bundle), "--json"]) == 1
+    assert main(["transcribe", "--raw", *map(str, files), "--model", str(standin_bundle), "--json"]) == 1
     out, err = capsys.readouterr()
     first, last = map(json.loads, out.splitlines())
     assert first["file"] == str(files[0])
@@ -170,7 +170,7 @@ def test_names_that_the_terminal_cannot_show(
     standin_bundle: Path, tmp_path: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     files = [record(tmp_path / name, "ONE"), record(tmp_path / "b.wav", "TWO")]
-    arguments = ["transcribe", *map(str, files), "--model", str(standin_bundle)]
+    arguments = ["transcribe", "--raw", *map(str, files), "--model", str(standin_bundle)]
     shown = name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
     lines = ascii_output(arguments, monkeypatch).decode("ascii").splitlines()
     assert lines[0] == f"{tmp_path}/{shown}: ONE".encode("ascii", "backslashreplace").decode()
@@ -188,8 +188,8 @@ def test_evaluate_to_json(standin_bundle: Path, spoken_corpus: Path, capsys: Out
     out, err = capsys.readouterr()
     assert err == ""
     report = json.loads(out)
-    keys = "utterances wer cer confidence audio_seconds processing_seconds real_time_factor speakers problems"
-    assert list(report) == keys.split()
+    keys = "utterances normalized wer cer confidence audio_seconds processing_seconds real_time_factor"
+    assert list(report) == [*keys.split(), "speakers", "problems"]
     assert (report["utterances"], report["problems"]) == (3, [])
     assert (report["wer"]["rate"], report["wer"]["errors"], report["wer"]["length"]) == (1 / 9, 1, 9)
     assert (report["wer"]["substitutions"], report["wer"]["hits"]) == (1, 8)

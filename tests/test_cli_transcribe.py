@@ -24,11 +24,11 @@ from asr.inference import writers
 from tests.standin import record, speak
 
 Output = pytest.CaptureFixture[str]
-TRANSCRIBE: list[str | Path] = [sys.executable, "-m", "asr.cli", "transcribe"]
+TRANSCRIBE: list[str | Path] = [sys.executable, "-m", "asr.cli", "transcribe", "--raw"]
 
 
 def run(bundle: Path, *arguments: str | Path) -> int:
-    return main(["transcribe", "--model", str(bundle), "--threads", "1", *map(str, arguments)])
+    return main(["transcribe", "--raw", "--model", str(bundle), "--threads", "1", *map(str, arguments)])
 
 
 def tree(folder: Path) -> dict[str, str]:
@@ -267,7 +267,9 @@ def test_progress_on_a_terminal(standin_bundle: Path, tmp_path: Path) -> None:
     assert out.decode() == ("A WORD " * 300).strip() + "\n"
     assert "of 4.2 min" in shown and "x real time" in shown
     other = record(tmp_path / "b.wav", "A WORD " * 300)
-    out, shown = on_terminal([*command[:4], other, tmp_path / "none.wav", *command[4:]], status=1)
+    out, shown = on_terminal(
+        [*TRANSCRIBE, other, tmp_path / "none.wav", *command[len(TRANSCRIBE) :]], status=1
+    )
     assert out.count(b": A WORD") == 2 and "8.4 min" in shown
     assert f"asr: {tmp_path}/none.wav: " in shown
 

@@ -80,7 +80,7 @@ def test_contents_of_the_wheel(wheel: Path, tmp_path: Path) -> None:
     shutil.unpack_archive(wheel, tmp_path, "zip")
     information = wheel.name.removesuffix("-py3-none-any.whl") + ".dist-info"
     assert {path.name for path in tmp_path.iterdir()} == {*PACKAGES, information}
-    for package, *folders in (("asr", "box", "serve/page"), ("data_prep", "data")):
+    for package, *folders in (("asr", "box", "formatting/data", "serve/page"), ("data_prep", "data")):
         code = (path for kind in ("*.py", "*.npz") for path in (ROOT / package).rglob(kind))
         files = {str(path.relative_to(ROOT)) for path in code}
         data = (path for folder in folders for path in (ROOT / package / folder).iterdir())
@@ -97,7 +97,7 @@ def test_transcribe_without_torch(installed: Path, tmp_path: Path) -> None:
     soundfile.write(tmp_path / "talk.wav", speak("SO IT IS"), 16_000)
     code = "sys.modules['torch'] = None; from asr.cli import main; sys.exit(main(arguments))"
     done = run(installed, tmp_path, code, "transcribe", "--model", "bundle", "talk.wav")
-    assert done.stdout == "SO IT IS\n", done.stderr
+    assert done.stdout.startswith("So it is"), done.stderr
 
 
 def test_prepare_digits_in_an_empty_folder(installed: Path, tmp_path: Path) -> None:

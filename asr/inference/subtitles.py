@@ -1,7 +1,8 @@
 """Words -> readable subtitles.
 
 A cue is any run of words that fits LINES lines of WIDTH characters and spans at most LONGEST. The words of a
-channel are split into cues of the least total cost, a shortest path found by dynamic programming.
+channel are split into cues of the least total cost, a shortest path found by dynamic programming. Cues and
+lines preferably end with a sentence or a clause.
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,11 +11,14 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from asr.decoding.types import Word
+from asr.formatting.marks import SENTENCE_END
 from asr.inference.transcript import Transcript
 
 LINES, WIDTH = 2, 42  # characters per line
 SHORTEST, LONGEST = 1_000, 7_000  # duration of a cue in milliseconds
 _BREAK = 500  # milliseconds of pause within a cue that cost as much as one more cue can
+_SENTENCE, _CLAUSE = 0.5, 0.2  # credit of a cue that ends with one
+_BALANCE = 12  # characters by which a first line may be longer or shorter to end with a clause
 _SHORT = 1_000.0  # cost of a cue that is too short: more than joining it to its neighbours over any pause
 
 
@@ -84,9 +88,10 @@ def _cut(pieces: Sequence[_Piece], limit: int) -> list[tuple[int, int]]:
 def _candidates(pieces: Sequence[_Piece], shares: Sequence[int], a: int) -> Iterator[tuple[int, float]]:
     """Each possible end `b` of a cue from `a`, and its cost.
 
-    The cost is the squared empty share of the cue, plus its pauses, plus a penalty if its guaranteed time,
-    between the middles of the pauses around it, is too short. A pause of _BREAK always pays for a break, as
-    (1 - x)^2 + (1 - y)^2 exceeds (1 - (x + y))^2 by at most 1.
+    The cost is the squared empty share of the cue, plus its pauses, minus the credit of its end, plus a
+    penalty if its guaranteed time, between the middles of the pauses around it, is too short. Without
+    punctuation, a pause of _BREAK always pays for a break, as (1 - x)^2 + (1 - y)^2 exceeds (1 - (x + y))^2
+    by at most 1.
     """
     lines, width, filled, pauses = 1, -1, 0, 0
     for b in range(a, len(pieces)):
@@ -101,7 +106,17 @@ def _candidates(pieces: Sequence[_Piece], shares: Sequence[int], a: int) -> Iter
         filled += 1 + len(piece.text)
         empty = 1 - filled / (LINES * (WIDTH + 1))
         missing = max(0, SHORTEST - (shares[b + 1] - shares[a])) / SHORTEST
-        yield b + 1, empty**2 + pauses / _BREAK + (_SHORT * (1 + missing) if missing else 0)
+        yield (
+            b + 1,
+            empty**2 + pauses / _BREAK - _credit(piece.text) + (_SHORT * (1 + missing) if missing else 0),
+        )
+
+
+def _credit(word: str) -> float:
+    """Credit of a cue that ends with this word; 0 for plain words."""
+    return (
+        _SENTENCE if word[-1:] in SENTENCE_END else _CLAUSE if word.endswith((",", ";", ":", "--")) else 0.0
+    )
 
 
 def _times(pieces: Sequence[_Piece], bounds: Sequence[tuple[int, int]], limit: int) -> list[tuple[int, int]]:
@@ -121,9 +136,17 @@ def _times(pieces: Sequence[_Piece], bounds: Sequence[tuple[int, int]], limit: i
 
 
 def _lines(words: Sequence[str]) -> tuple[str, ...]:
-    """One line if the words fit, else two: the longer one as short as possible, preferably the second."""
+    """One line if the words fit, else two: the longer one as short as possible, preferably the second.
+
+    A break after a sentence or a clause counts as _BALANCE characters less.
+    """
     whole = " ".join(words)
     if len(whole) <= WIDTH:
         return (whole,)
     halves = [(" ".join(words[:i]), " ".join(words[i:])) for i in range(1, len(words))]
-    return min(halves, key=lambda lines: (max(map(len, lines)), len(lines[0])))
+
+    def length(lines: tuple[str, str]) -> tuple[int, int]:
+        longer = max(map(len, lines))
+        return longer - _BALANCE * (longer <= WIDTH and _credit(lines[0]) > 0), len(lines[0])
+
+    return min(halves, key=length)

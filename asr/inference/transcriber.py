@@ -16,12 +16,13 @@ from asr.console import option
 from asr.containers import Notes
 from asr.decoding.hotwords import Hotword
 from asr.decoding.types import Hypothesis
-from asr.errors import AsrError, AudioError
+from asr.errors import AsrError, AudioError, UsageError
+from asr.formatting import numbers, tagger
 from asr.frames import FrameGrid
 from asr.inference.decoder import Decoder, LoadOptions
 from asr.inference.engine import Engine, usable_cores
 from asr.inference.pipeline import OnAudio, Pipeline
-from asr.inference.transcript import Transcript, assemble
+from asr.inference.transcript import Transcript, assemble, format_transcript
 from asr.inference.transcription import Source
 from asr.model.bundle import BOX, BundleConfig, read_config, resolve_bundle
 
@@ -40,7 +41,10 @@ OneChannel = int | Literal["mix"]
 
 @dataclass(frozen=True)
 class TranscribeOptions(ReadOptions):
-    """Options of a transcription. Shared by the API, the command line and servers."""
+    """Options of a transcription. Shared by the API, the command line and servers.
+
+    Raises UsageError if `raw` and `numbers` are given together, AsrError if text2num is not installed.
+    """
 
     channel: Channel = option("mix, split or a channel's number from 0", "mix", least=0, metavar="CHANNEL")
     hotwords: tuple[str, ...] = option(
@@ -48,6 +52,15 @@ class TranscribeOptions(ReadOptions):
     )
     hotword_boost: float = option("score per character of a hotword, natural log", 1.0)
     n_best: int = option("number of hypotheses listed in JSON", 1, least=1)
+    raw: bool = option("plain words, without punctuation and capitals", False)
+    numbers: bool = option("write numbers in digits", False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.numbers and self.raw:
+            raise UsageError("--numbers belongs to readable text; leave out --raw")
+        if self.numbers:
+            numbers.require()
 
 
 DEFAULT = TranscribeOptions()
@@ -109,7 +122,12 @@ class Transcriber:
         hotwords, warnings = self.decoder.fit_hotwords(asked)
         begin = partial(self.decoder.stream, hotwords, options.n_best)
         begin()  # raises before anything is read if the options do not fit
-        return Pipeline(self.engine, begin, self.threads, on_audio).run(_warned(sources, warnings))
+        pipeline = Pipeline(self.engine, begin, self.threads, on_audio)
+        results = pipeline.run(_warned(sources, warnings))
+        if options.raw or not self.config.tokenizer.is_english:
+            return results
+        tagger.load()  # likewise
+        return (r if isinstance(r, AsrError) else format_transcript(r, options.numbers) for r in results)
 
     def posteriors(
         self, recording: Audio, sample_rate: float = SAMPLE_RATE, channel: OneChannel = "mix"

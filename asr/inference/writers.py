@@ -12,9 +12,9 @@ from asr.inference.transcript import Segment, Transcript
 
 
 def txt(transcript: Transcript, name: Path) -> str:
-    """One line of text, or `CHANNEL: TEXT` per segment if channels were transcribed separately."""
+    """A line per paragraph, or `CHANNEL: TEXT` per segment if channels were transcribed separately."""
     if all(segment.channel is None for segment in transcript.segments):
-        return transcript.text + "\n"
+        return "\n".join(transcript.paragraphs) + "\n"
     return "".join(f"{segment.channel}: {segment.text}\n" for segment in transcript.segments)
 
 
@@ -53,8 +53,10 @@ FORMATS: dict[str, Callable[[Transcript, Path], str]] = {f.__name__: f for f in 
 
 
 def text_line(path: Path, transcript: Transcript, named: bool) -> str:
-    """The text; if `named`, as `FILE: TEXT`."""
-    return f"{_name(path)}: {transcript.text}".replace("\n", "\\n") if named else transcript.text
+    """The text, a line per paragraph; if `named`, `FILE: TEXT` in one line."""
+    if named:
+        return f"{_name(path)}: {transcript.text}".replace("\n", "\\n")
+    return "\n".join(transcript.paragraphs)
 
 
 def json_line(path: Path, transcript: Transcript) -> str:

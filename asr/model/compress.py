@@ -8,7 +8,6 @@ faster for batches and slower for a single window (LOG.md), and its rounding dep
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from itertools import dropwhile
 from pathlib import Path
 from typing import Any
 
@@ -113,9 +112,10 @@ def quantize(matrix: np.ndarray, input_axis: int) -> tuple[np.ndarray, np.ndarra
 def _matrices(graph: onnx.GraphProto, constants: dict[str, onnx.TensorProto]) -> Iterator[tuple[str, int]]:
     """Yield the name of each weight matrix and the axis it is summed over.
 
-    The front end, whose matrices are constants, ends with the logarithm of the mel energies.
+    The front end, whose matrices are constants, ends with the logarithm of the mel energies, if there is one.
     """
-    for node in dropwhile(lambda node: node.op_type != "Log", graph.node):
+    start = next((i for i, node in enumerate(graph.node) if node.op_type == "Log"), 0)
+    for node in graph.node[start:]:
         if node.op_type in ("GRU", "LSTM", "RNN"):
             yield from ((name, 2) for name in node.input[1:3])  # [directions, gates * H, inputs]
         elif node.op_type == "MatMul" and node.input[1] in constants:

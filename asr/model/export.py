@@ -136,24 +136,29 @@ def build_graph(model: AcousticModel, log_mel: LogMel) -> onnx.ModelProto:
     """Build the graph `waveforms float32[B, N]`, `lengths int64[B]` -> `log_probs float32[B, T', V]`,
     `frames int64[B]`. Lengths are in samples, at least one window each; output beyond `frames` is arbitrary.
     """
-    graph = _Graph()
+    graph = Graph()
     features, frames = _front_end(graph, log_mel)
     x = _normalize(graph, model, features, frames)  # [B, T, F]
     x, frames = _subsampling(graph, model, x, frames)  # [T', B, D]
     steps = graph.add("Cast", frames, to=TensorProto.INT32)
     for norm, layer in zip(model.norms, model.recurrent, strict=True):
-        x = graph.add("Add", x, _recurrent(graph, layer, _layer_norm(graph, norm, x), steps))
-    x = _linear(graph, model.output, _layer_norm(graph, model.output_norm, x))
+        x = graph.add("Add", x, recurrent(graph, layer, _layer_norm(graph, norm, x), steps))
+    x = linear(graph, model.output, _layer_norm(graph, model.output_norm, x))
     graph.add("Transpose", graph.add("LogSoftmax", x, axis=-1), perm=[1, 0, 2], output="log_probs")
     graph.add("Identity", frames, output="frames")
-    return graph.model(model.architecture.vocabulary)
+    real, whole, vocabulary = TensorProto.FLOAT, TensorProto.INT64, model.architecture.vocabulary
+    return graph.model(
+        {"waveforms": (real, ["B", "N"]), "lengths": (whole, ["B"])},
+        {"log_probs": (real, ["B", "T", vocabulary]), "frames": (whole, ["B"])},
+    )
 
 
 _Constant = Tensor | np.ndarray | Sequence[int] | int | float
+_Type = tuple[int, list[int | str]]
 
 
 @dataclass
-class _Graph:
+class Graph:
     """Nodes and constants of a graph under construction."""
 
     nodes: list[onnx.NodeProto] = field(default_factory=list)
@@ -172,21 +177,22 @@ class _Graph:
         """Add a constant, needed for one with several uses."""
         array = np.asarray(value.detach().cpu() if isinstance(value, Tensor) else value, order="C")
         name = f"constant_{len(self.constants)}"
-        kind = np.float32 if array.dtype.kind == "f" else np.int64
+        kind = np.float32 if array.dtype.kind == "f" else np.int8 if array.dtype == np.int8 else np.int64
         self.constants.append(numpy_helper.from_array(array.astype(kind), name))
         return name
 
-    def model(self, vocabulary: int) -> onnx.ModelProto:
-        value, real, whole = helper.make_tensor_value_info, TensorProto.FLOAT, TensorProto.INT64
-        inputs = [value("waveforms", real, ["B", "N"]), value("lengths", whole, ["B"])]
-        outputs = [value("log_probs", real, ["B", "T", vocabulary]), value("frames", whole, ["B"])]
-        graph = helper.make_graph(self.nodes, "asr", inputs, outputs, self.constants)
+    def model(self, inputs: dict[str, _Type], outputs: dict[str, _Type]) -> onnx.ModelProto:
+        """Finish and check the graph; inputs and outputs have an element type and a shape."""
+        given, made = (
+            [helper.make_tensor_value_info(n, *t) for n, t in x.items()] for x in (inputs, outputs)
+        )
+        graph = helper.make_graph(self.nodes, "asr", given, made, self.constants)
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=9)
         onnx.checker.check_model(model)
         return model
 
 
-def _front_end(graph: _Graph, log_mel: LogMel) -> tuple[str, str]:
+def _front_end(graph: Graph, log_mel: LogMel) -> tuple[str, str]:
     """LogMel with the windowed Fourier transform as a convolution: features `[B, T, F]`, frames `[B]`."""
     c = log_mel.config
     frames = graph.add("Add", graph.add("Div", graph.add("Sub", "lengths", c.window), c.hop), 1)
@@ -200,7 +206,7 @@ def _front_end(graph: _Graph, log_mel: LogMel) -> tuple[str, str]:
     return graph.add("Log", graph.add("Add", bands, c.floor)), frames
 
 
-def _fourier_kernel(graph: _Graph, log_mel: LogMel) -> str:
+def _fourier_kernel(graph: Graph, log_mel: LogMel) -> str:
     """`[2 * bins, 1, window]`: mean removal, Hann window and DFT as one linear map.
 
     Computed by nodes that ONNX Runtime folds at load time: the kernel itself is larger than a small model.
@@ -216,7 +222,7 @@ def _fourier_kernel(graph: _Graph, log_mel: LogMel) -> str:
     return graph.add("Reshape", centred, [-1, 1, c.window])
 
 
-def _normalize(graph: _Graph, model: AcousticModel, features: str, frames: str) -> str:
+def _normalize(graph: Graph, model: AcousticModel, features: str, frames: str) -> str:
     valid = _valid(graph, features, frames)
     if model.architecture.normalization == "speech":
         x = _relative_to_speech(graph, model.mean, features, valid)
@@ -229,7 +235,7 @@ def _normalize(graph: _Graph, model: AcousticModel, features: str, frames: str) 
     return graph.add("Mul", x, 1 / model.std)
 
 
-def _relative_to_speech(graph: _Graph, mean: Tensor, features: str, valid: str) -> str:
+def _relative_to_speech(graph: Graph, mean: Tensor, features: str, valid: str) -> str:
     """acoustic.relative_to_speech minus the mean over the speech, `[B, T, F]`."""
     add, prior = graph.add, float(acoustic.SPEECH_FRAMES)
     energy = add("ReduceMean", features, axes=[2])  # [B, T, 1]
@@ -246,7 +252,7 @@ def _relative_to_speech(graph: _Graph, mean: Tensor, features: str, valid: str) 
     return add("Sub", relative, add("Div", total, count))
 
 
-def _subsampling(graph: _Graph, model: AcousticModel, x: str, frames: str) -> tuple[str, str]:
+def _subsampling(graph: Graph, model: AcousticModel, x: str, frames: str) -> tuple[str, str]:
     x = graph.add("Unsqueeze", x, [1])  # [B, 1, T, F]
     for convolution in (model.subsampling.first, model.subsampling.second):
         valid = graph.add("Unsqueeze", _valid(graph, x, frames, axis=2), [1])
@@ -255,26 +261,26 @@ def _subsampling(graph: _Graph, model: AcousticModel, x: str, frames: str) -> tu
         x = graph.add("Relu", x)
         frames = graph.add("Div", graph.add("Add", frames, 1), 2)
     x = graph.add("Reshape", graph.add("Transpose", x, perm=[2, 0, 1, 3]), [0, 0, -1])
-    return _linear(graph, model.subsampling.projection, x), frames
+    return linear(graph, model.subsampling.projection, x), frames
 
 
-def _valid(graph: _Graph, x: str, frames: str, axis: int = 1) -> str:
+def _valid(graph: Graph, x: str, frames: str, axis: int = 1) -> str:
     """`float32[B, T, 1]`, 1 for frames of x within their utterance; `axis` is the time axis of x."""
     size = graph.add("Squeeze", graph.add("Shape", x, start=axis, end=axis + 1), [0])
     valid = graph.add("Less", graph.add("Range", 0, size, 1), graph.add("Unsqueeze", frames, [1]))
     return graph.add("Unsqueeze", graph.add("Cast", valid, to=TensorProto.FLOAT), [2])
 
 
-def _total(graph: _Graph, x: str) -> str:
+def _total(graph: Graph, x: str) -> str:
     """Sum over time, `[B, 1, F]`."""
     return graph.add("ReduceSum", x, [1], keepdims=1)
 
 
-def _layer_norm(graph: _Graph, norm: nn.Module, x: str) -> str:
+def _layer_norm(graph: Graph, norm: nn.Module, x: str) -> str:
     return graph.add("LayerNormalization", x, *_parameters(norm), axis=-1, epsilon=norm.eps)
 
 
-def _linear(graph: _Graph, linear: nn.Linear, x: str) -> str:
+def linear(graph: Graph, linear: nn.Linear, x: str) -> str:
     return graph.add("Add", graph.add("MatMul", x, linear.weight.T), linear.bias)
 
 
@@ -283,7 +289,7 @@ def _parameters(module: nn.Module) -> tuple[Tensor, Tensor]:
     return weight, bias
 
 
-def _recurrent(graph: _Graph, layer: nn.Module, x: str, steps: str) -> str:
+def recurrent(graph: Graph, layer: nn.Module, x: str, steps: str) -> str:
     """`[T, B, D]` -> `[T, B, directions * H]` as one GRU, LSTM or RNN operator."""
     assert isinstance(layer, RecurrentLayer)
     rnns = [rnn for rnn in (layer.forward_rnn, layer.backward_rnn) if rnn is not None]

@@ -182,6 +182,7 @@ def evaluate_utterances(
     audio_seconds, begin = 0.0, time.perf_counter()
     length = sum(u.duration for u in utterances)
     with console.progress(title, length, show=progress) as update:
+        options = replace(options, raw=True, numbers=False)
         sources = (source_of(u) for u in utterances)
         transcripts = model.transcribe_sources(sources, options, lambda done: update(seconds=done))
         for utterance, transcript in zip(utterances, transcripts, strict=True):

@@ -46,6 +46,7 @@ def test_folder(tmp_path: Path) -> None:
         ("monday/take 1", "HELLO WORLD IT'S ME CAFE"),
         ("tuesday/take 1", "GOOD BYE"),
     ]
+    assert rows[0].formatted == "Hello, world!\nIt\u2019s me —  café.\n" and rows[1].formatted == "good-bye"
     assert set(FeatureStore(out).entries) == {("monday/take 1", 1.0), ("tuesday/take 1", 1.0)}
 
 

@@ -25,6 +25,8 @@ from tests.standin import FRAME, speak, write_bundle
 
 SENTENCES = ["THE CAT SAT ON THE MAT", "A HAT ON THE CAT", "THE MAN SAT", "A CAT AND A HAT"] * 5
 
+RAW = TranscribeOptions(raw=True)
+
 
 def mumble(text: str, doubt: float = 0.52) -> np.ndarray:
     """Speak with each H a little nearer to I, the next letter, than to H."""
@@ -49,8 +51,8 @@ def bundle(tmp_path: Path) -> Path:
 
 def test_a_language_model_decides_where_the_ear_doubts(bundle: Path, lm: Path) -> None:
     spoken = mumble("THE HAT")
-    assert load_model(bundle).transcribe(spoken).text == "TIE IAT"
-    with_lm = load_model(bundle, decoding=LoadOptions(lm=lm)).transcribe(spoken)
+    assert load_model(bundle).transcribe(spoken, options=RAW).text == "TIE IAT"
+    with_lm = load_model(bundle, decoding=LoadOptions(lm=lm)).transcribe(spoken, options=RAW)
     assert with_lm.text == "THE HAT"
     the, hat = with_lm.words
     assert (the.start, the.end) == pytest.approx((0, 0.12 * 3 - 0.04))
@@ -61,8 +63,11 @@ def test_a_language_model_decides_where_the_ear_doubts(bundle: Path, lm: Path) -
 def test_a_bundle_that_holds_a_language_model_uses_it(bundle: Path, lm: Path) -> None:
     (bundle / LM).write_bytes(lm.read_bytes())
     spoken = mumble("THE HAT")
-    assert load_model(bundle).transcribe(spoken).text == "THE HAT"
-    assert load_model(bundle, decoding=LoadOptions(greedy=True)).transcribe(spoken).text == "TIE IAT"
+    assert load_model(bundle).transcribe(spoken, options=RAW).text == "THE HAT"
+    assert (
+        load_model(bundle, decoding=LoadOptions(greedy=True)).transcribe(spoken, options=RAW).text
+        == "TIE IAT"
+    )
     (bundle / LM).write_bytes(lm.read_bytes()[:-1])
     with pytest.raises(LanguageModelError, match=r"lm\.bin: cut off or damaged"):
         load_model(bundle)
@@ -71,9 +76,9 @@ def test_a_bundle_that_holds_a_language_model_uses_it(bundle: Path, lm: Path) ->
 def test_lexicon_and_hotwords_without_a_language_model(bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "words").write_text("HAT\nTHE\nTIE\n", encoding="utf-8")
     model = load_model(bundle, decoding=LoadOptions(lexicon=tmp_path / "words"))
-    assert model.transcribe(mumble("THE HAT")).text == "TIE HAT"
+    assert model.transcribe(mumble("THE HAT"), options=RAW).text == "TIE HAT"
     model = load_model(bundle, decoding=LoadOptions(settings={"lm_weight": 0}))
-    options = TranscribeOptions(hotwords=("hat",))
+    options = TranscribeOptions(raw=True, hotwords=("hat",))
     assert model.transcribe(mumble("THE HAT"), options=options).text == "TIE HAT"
 
 
@@ -81,12 +86,12 @@ def test_hotwords_at_call_time(bundle: Path, lm: Path) -> None:
     for options in (LoadOptions(), LoadOptions(lm=lm, settings={"lm_weight": 0, "unknown_penalty": 0})):
         model = load_model(bundle, decoding=options)
         spoken = mumble("THE HAT")
-        assert model.transcribe(spoken).text == "TIE IAT"
+        assert model.transcribe(spoken, options=RAW).text == "TIE IAT"
         for phrase, boost, text in (("hat", 1.0, "TIE HAT"), ("the hat", 0.8, "THE HAT")):
-            hot = TranscribeOptions(hotwords=(phrase,), hotword_boost=boost)
+            hot = TranscribeOptions(raw=True, hotwords=(phrase,), hotword_boost=boost)
             assert model.transcribe(spoken, options=hot).text == text
-        assert model.transcribe(spoken).text == "TIE IAT"
-        some = TranscribeOptions(hotwords=("hat 5", "“Hat”", "?!"))
+        assert model.transcribe(spoken, options=RAW).text == "TIE IAT"
+        some = TranscribeOptions(raw=True, hotwords=("hat 5", "“Hat”", "?!"))
         doubtful = model.transcribe(spoken, options=some)
         assert doubtful.text == "TIE HAT" and len(doubtful.warnings) == 2
         assert "'hat 5'" in doubtful.warnings[0] and "'?!'" in doubtful.warnings[1]
@@ -101,12 +106,14 @@ def test_hotwords_that_the_lexicon_lacks(tmp_path: Path, lm: Path, greedy: bool)
     name = " ".join(letter_to_sound().pronounce("KUBERNETES"))
     spoken = say(f"HH AE T {name} HH AE T")
     model = load_model(bundle, decoding=LoadOptions(greedy=greedy, lm=None if greedy else lm))
-    assert "KUBERNETES" not in model.transcribe(spoken).text
+    assert "KUBERNETES" not in model.transcribe(spoken, options=RAW).text
     for hotwords in (("Kubernetes",), ("“Kubernetes”", "C3PO"), ("the man", "hat-Kubernetes")):
-        hot = model.transcribe(spoken, options=TranscribeOptions(hotwords=hotwords, hotword_boost=4.0))
+        hot = model.transcribe(
+            spoken, options=TranscribeOptions(raw=True, hotwords=hotwords, hotword_boost=4.0)
+        )
         assert hot.text == "HAT KUBERNETES HAT"
         assert len(hot.warnings) == ("C3PO" in hotwords)
-    assert "KUBERNETES" not in model.transcribe(spoken).text
+    assert "KUBERNETES" not in model.transcribe(spoken, options=RAW).text
 
 
 def test_settings_of_a_bundle(bundle: Path, lm: Path) -> None:
@@ -121,11 +128,11 @@ def test_settings_of_a_bundle(bundle: Path, lm: Path) -> None:
 
 
 def test_confidence_has_the_temperature_of_the_bundle(bundle: Path) -> None:
-    cool = load_model(bundle).transcribe(mumble("HAT")).words[0].confidence
+    cool = load_model(bundle).transcribe(mumble("HAT"), options=RAW).words[0].confidence
     write_config(
         bundle, replace(read_config(bundle), decoding={"greedy_temperature": 2.0, "temperature": 9.0})
     )
-    warm = load_model(bundle).transcribe(mumble("HAT")).words[0].confidence
+    warm = load_model(bundle).transcribe(mumble("HAT"), options=RAW).words[0].confidence
     assert 0 < cool < warm < 1
     assert warm == pytest.approx(cool**0.5)
 
@@ -159,7 +166,7 @@ def test_tuning_finds_weights_and_puts_all_into_the_bundle(
     assert (bundle / LM).read_bytes() == lm.read_bytes()
     model = load_model(bundle)
     assert model.decoder.options == tuned.tuning.options
-    assert model.transcribe(mumble("THE CAT SAT")).text == "THE CAT SAT"
+    assert model.transcribe(mumble("THE CAT SAT"), options=RAW).text == "THE CAT SAT"
     # Again, with what the bundle holds now: nothing better is found.
     again = tune_bundle(bundle, [development_set], LoadOptions(), no_priors)
     assert again.tuning.errors <= tuned.tuning.errors
@@ -226,7 +233,7 @@ def test_align_by_phones(tmp_path: Path) -> None:
     lexicon = tmp_path / "lexicon.txt"
     lexicon.write_text("BUT\tB AH T\nA\tAH\n", encoding="utf-8")
     model = load_model(bundle, decoding=LoadOptions(lexicon=lexicon))
-    assert model.transcribe(speak("BACA", "ABC")).text == "BUT A"
+    assert model.transcribe(speak("BACA", "ABC"), options=RAW).text == "BUT A"
     assert [word.text for word in model.align(speak("BACA", "ABC"), "BUT A").words] == ["BUT", "A"]
     for text in ("but, a.", "“But” — a!", "but-a", "BUT/a…", "‘but’ 'A'", "(But) à"):
         assert [word.text for word in model.align(speak("BACA", "ABC"), text).words] == ["BUT", "A"]
@@ -339,12 +346,12 @@ def test_the_commands(
     assert tuned["wer"]["rate"] < greedy["wer"]["rate"]
     assert tuned["confidence"]["words"] > 0
     recording = str(tmp_path / "0.wav")
-    assert main(["transcribe", "--model", str(bundle), recording]) == 0
+    assert main(["transcribe", "--raw", "--model", str(bundle), recording]) == 0
     assert capsys.readouterr().out == "THE CAT SAT ON THE MAT\n"
     hot = ["--lm-weight", "0", "--hotword", "tie", "--hotword-boost", "9"]
-    assert main(["transcribe", "--model", str(bundle), recording, *hot]) == 0
+    assert main(["transcribe", "--raw", "--model", str(bundle), recording, *hot]) == 0
     assert capsys.readouterr().out.startswith("TIE ")
-    assert main(["transcribe", "--model", str(bundle), recording, "--hotword", "C3PO"]) == 0
+    assert main(["transcribe", "--raw", "--model", str(bundle), recording, "--hotword", "C3PO"]) == 0
     out, err = capsys.readouterr()
     assert out == "THE CAT SAT ON THE MAT\n" and "'C3PO'" in err and err.count("\n") == 1
     (tmp_path / "text").write_text("The cat sat on the mat.", encoding="utf-8")
