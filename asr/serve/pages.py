@@ -10,9 +10,7 @@ from starlette.routing import Route
 
 FOLDER = Path(__file__).with_name("page")
 TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
-FILES = {"/": "index.html"} | {
-    f"/{name}": name for name in ("app.js", "worklet.js", "style.css", "icon.svg")
-}
+FILES = {"/": "index.html"} | {f"/{name}": name for name in ("app.js", "worklet.js", "style.css", "icon.svg")}
 """Paths and what they show; nothing else is read."""
 HEADERS = {
     "cache-control": "no-cache",
