@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     from asr.inference.transcript import Transcript
     from asr.lm.estimate import LmOptions
     from asr.lm.ngram import NgramLM
-    from asr.manifest import Utterance
     from asr.prepare import Problem
     from asr.scoring.bootstrap import Comparison
     from asr.scoring.conditions import Condition
     from asr.scoring.evaluate import EvaluateOptions
+    from asr.scoring.live import LiveReport
     from asr.scoring.tune import TuneOptions
     from asr.serve.options import ServeOptions
 
@@ -229,7 +229,7 @@ def listen(args: Listen, live: "LiveOptions", options: "TranscribeOptions", load
     if args.srt:
         check_output(args.srt)
     model = _load(args.model, 1, load, options.hotwords)
-    session = LiveSession(model, live, options)
+    session = LiveSession(model, live, _fit_hotwords(options, model))
     if args.input == "-":
         captions.listen_in_terminal(session, sources.read_pcm(sys.stdin.buffer, args.rate), args.srt)
     elif args.input is not None:
@@ -460,9 +460,9 @@ def evaluate(
 
     if args.plot and not asked.altered:
         raise UsageError("--plot draws word error rates against conditions; give one, such as --snr")
+    if args.live and (asked.altered or args.plot):
+        raise UsageError("--live takes no --snr, --tempo, --level, --silence or --plot; leave them out")
     utterances = read_all(_manifests(args.manifests))
-    if args.live:
-        return _evaluate_live(args, asked, live, options, load, utterances)
     noise = conditions.noise_for(asked, utterances)  # reports what is missing before the work, not after it
     if args.plot:
         report.check_plot()
@@ -473,6 +473,10 @@ def evaluate(
     references = normalized(utterances, characters) if asked.normalize else utterances
     if doubt := reference_doubt(references, characters):
         print_error(doubt)
+    if args.live:
+        from asr.scoring.live import evaluate_live
+
+        return _print_live(args, evaluate_live(model, references, live, options, args.real_time, True))
     result = conditions.evaluate_conditions(model, utterances, asked, noise, True, options)
     plain = None if asked.altered else result.reports[conditions.CLEAN]
     try:
@@ -491,21 +495,9 @@ def evaluate(
     return 1 if any(found.problems for found in result.reports.values()) else 0
 
 
-def _evaluate_live(
-    args: Evaluate,
-    asked: "EvaluateOptions",
-    live: "LiveOptions",
-    options: "TranscribeOptions",
-    load: "LoadOptions",
-    utterances: "list[Utterance]",
-) -> int:
+def _print_live(args: Evaluate, report: "LiveReport") -> int:
     from asr.scoring import wer
-    from asr.scoring.live import evaluate_live
 
-    if asked.altered or args.plot:
-        raise UsageError("--live takes no --snr, --tempo, --level, --silence or --plot; leave them out")
-    model = _load(args.model, 1, load, options.hotwords)
-    report = evaluate_live(model, utterances, live, options, args.real_time, progress=True)
     if args.details:
         wer.write_details(args.details, report.committed)
         wer.write_details(args.details.with_suffix(f".finals{args.details.suffix}"), report.final)

@@ -182,7 +182,7 @@ class LiveSession:
     elsewhere: `receive` samples and `close` at the end; pass each `next_window` to `Engine.run`, and the
     result to `feed`, in order. Those with `final` may come later, after windows that were due later.
 
-    Raises DecodingError for hotwords that cannot be spelt.
+    Hotwords that cannot be spelt are left out, with one of `warnings` for each.
     """
 
     def __init__(
@@ -195,7 +195,8 @@ class LiveSession:
         self._grid = grid = model.engine.grid
         self._chunk, self._ahead = (max(1, grid.frames_in(s)) for s in (live.chunk, live.look_ahead))
         self._left = grid.frames_in(live.left_context)
-        self._hotwords = tuple(Hotword(phrase, options.hotword_boost) for phrase in options.hotwords)
+        asked = (Hotword(phrase, options.hotword_boost) for phrase in options.hotwords)
+        self._hotwords, self.warnings = model.decoder.fit_hotwords(asked)
         age, hold = grid.frames_in(live.commit_age), grid.frames_in(live.hold)
         self._stream = self._decoder.live(self._hotwords, age, hold)
         limits = (grid.frames_in(seconds) for seconds in (live.pause, live.no_speech, live.longest))

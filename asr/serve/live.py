@@ -11,7 +11,6 @@ import numpy as np
 import soxr
 
 from asr.audio import SAMPLE_RATE
-from asr.errors import DecodingError, TextError
 from asr.inference.live import Event, LiveOptions, LiveSession, LiveWindow
 from asr.inference.transcriber import TranscribeOptions, Transcriber
 from asr.serve.openai import ApiError, as_api_error, invalid
@@ -67,10 +66,10 @@ def open_session(
     model: Transcriber, options: LiveOptions, keywords: Sequence[str], n_best: int = 1
 ) -> LiveSession:
     """Begin to recognise. Raises ApiError for keywords that cannot be spelt."""
-    try:
-        return LiveSession(model, options, TranscribeOptions(hotwords=tuple(keywords), n_best=n_best))
-    except (DecodingError, TextError) as error:
-        raise invalid("keywords", str(error)) from None
+    live = LiveSession(model, options, TranscribeOptions(hotwords=tuple(keywords), n_best=n_best))
+    if live.warnings:
+        raise invalid("keywords", "; ".join(live.warnings))
+    return live
 
 
 @cache

@@ -87,9 +87,20 @@ def make_server(
 def listen(host: str, port: int) -> socket.socket:
     """Open the socket. Raises AsrError."""
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, _, _, _, address = min(found, key=lambda info: info[0])  # IPv4 first
-        return socket.create_server((str(address[0]), int(address[1])), family=family, backlog=2048)
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)
+        family, kind, protocol, _, address = min(found, key=lambda info: info[0])  # IPv4 first
+        # socket.create_server leaves the protocol out, and asyncio then does not turn Nagle's algorithm off:
+        # answers would be 40 ms late.
+        listener = socket.socket(family, kind, protocol)
+        try:
+            if os.name == "posix":
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+            listener.listen(2048)
+        except OSError:
+            listener.close()
+            raise
+        return listener
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise AsrError(f"{host}:{port}: {reason}; give another --host or --port") from None
