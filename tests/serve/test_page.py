@@ -272,6 +272,18 @@ def test_live_captions_and_the_recording_after_them(open_page: Open, text: str) 
 
 
 @NEEDS_CHROMIUM
+def test_a_recording_without_captions_goes_on(open_page: Open, start: Start) -> None:
+    with start(live=0) as server:
+        page = open_page(server, microphone=True, quiet=False)  # Chromium logs the refusal
+        page.click("#record")
+        page.wait_for_selector(".problem:has-text('No live captions')")
+        page.wait_for_selector(".status:has-text('Recording 0:01')")
+        page.click("#record")
+        page.wait_for_selector(".card footer")
+        assert not page.locator(".problem").is_visible()
+
+
+@NEEDS_CHROMIUM
 @pytest.mark.parametrize(
     ("script", "reason"),
     [
