@@ -52,7 +52,7 @@ HOMES = {
 _READING = ("start", "end", "track", "raw_rate", "raw_channels", "strict")
 OMITTED = {
     "evaluate": {*_READING, "channel", "n_best", "raw", "numbers"},
-    "listen": {*_READING, "channel", "n_best", "raw", "numbers"},
+    "listen": {*_READING, "channel", "n_best"},
     "tune": {"greedy"},
 }
 """Fields of a command's options that are no arguments of it."""

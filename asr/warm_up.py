@@ -62,6 +62,9 @@ def _use_decoders(lm: NgramLM) -> None:
         _feed(Stream(search, characters, decoder.frame_seconds, 1.0), characters)
     for stream in (decoder.stream(), decoder.stream([Hotword("IT IS")], n_best=2)):
         _feed(stream, decoder.tokenizer)
+    live, noise = decoder.live((), age=10, hold=5), _noise(decoder.tokenizer)
+    live.feed(noise[:100])
+    live.update(noise[100:120])
     decoder.time(_noise(decoder.tokenizer), decoder.spell("IT IS SO"))
 
 

@@ -47,7 +47,17 @@ def start(standin_bundle: Path) -> Iterator[Any]:
     processes: list[subprocess.Popen[bytes]] = []
 
     def begin(*arguments: str | Path) -> "subprocess.Popen[bytes]":
-        command = [sys.executable, "-m", "asr.cli", "listen", "-", "--model", standin_bundle, *arguments]
+        command = [
+            sys.executable,
+            "-m",
+            "asr.cli",
+            "listen",
+            "-",
+            "--raw",
+            "--model",
+            standin_bundle,
+            *arguments,
+        ]
         pipe = subprocess.PIPE
         processes.append(subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe))
         return processes[-1]
@@ -124,7 +134,7 @@ def test_a_recording_is_played_in_real_time(
 ) -> None:
     path = record(tmp_path / "a.wav", "SO IT IS")
     begin = time.monotonic()
-    assert main(["listen", str(path), "--model", str(standin_bundle)]) == 0
+    assert main(["listen", str(path), "--raw", "--model", str(standin_bundle)]) == 0
     assert time.monotonic() - begin > 3 * 0.04 * len("SO IT IS")
     assert capsys.readouterr().out == "SO IT IS\n"
 
@@ -197,7 +207,7 @@ def test_words_from_a_microphone(
 
     monkeypatch.setitem(sys.modules, "sounddevice", FakeDevice())
     monkeypatch.setattr(Microphone, "__iter__", receive)
-    assert main(["listen", "--model", str(standin_bundle)]) == 0
+    assert main(["listen", "--raw", "--model", str(standin_bundle)]) == 0
     out, err = capsys.readouterr()
     assert out == "HI THERE\n" and "0.3 s of audio" in err and err.count("\n") == 1
 
@@ -210,7 +220,7 @@ def test_no_microphone(
     module: Any, message: str, standin_bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     monkeypatch.setitem(sys.modules, "sounddevice", module)
-    assert main(["listen", "--model", str(standin_bundle)]) == 1
+    assert main(["listen", "--raw", "--model", str(standin_bundle)]) == 1
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
 
@@ -221,7 +231,7 @@ def test_no_portaudio(
     (tmp_path / "sounddevice.py").write_text("raise OSError('PortAudio library not found')")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "sounddevice", raising=False)
-    assert main(["listen", "--model", str(standin_bundle)]) == 1
+    assert main(["listen", "--raw", "--model", str(standin_bundle)]) == 1
     error = capsys.readouterr().err
     assert "PortAudio library not found" in error and "libportaudio2" in error and error.count("\n") == 1
 

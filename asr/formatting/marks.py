@@ -105,6 +105,8 @@ def recase(
     for word, mark, case in zip(words, marks, cases, strict=True):
         lower = word.lower()
         capital = starts or case == CAPITAL or lower == "i" or lower.startswith("i'")
-        texts.append(word.upper() if case == UPPER else spell(word, capital))
+        text = word.upper() if case == UPPER else spell(word, capital)
+        kept = text.casefold() == word.casefold()  # not so for a dotless i, whose capital is another letter's
+        texts.append(text if kept else word)
         starts = mark == "."
     return texts

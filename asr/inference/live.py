@@ -17,6 +17,7 @@ from asr.audio import SAMPLE_RATE
 from asr.console import option
 from asr.decoding.hotwords import Hotword
 from asr.decoding.types import Alternative, Word
+from asr.formatting.readable import format_words
 from asr.frames import FrameGrid
 from asr.inference.engine import Window
 from asr.inference.transcriber import TranscribeOptions, Transcriber
@@ -192,6 +193,7 @@ class LiveSession:
         options: TranscribeOptions = TranscribeOptions(),
     ) -> None:
         self._engine, self._decoder, self._live, self._options = model.engine, model.decoder, live, options
+        self._readable = model.writes_readable(options)
         self._grid = grid = model.engine.grid
         self._chunk, self._ahead = (max(1, grid.frames_in(s)) for s in (live.chunk, live.look_ahead))
         self._left = grid.frames_in(live.left_context)
@@ -305,7 +307,7 @@ class LiveSession:
         endpoint = Endpoint(self._stretch, begins, ends)
         self._stretch, self._shown = self._stretch + 1, ("", "")
         if not self._live.two_pass:
-            return [*events, endpoint, Final(endpoint.stretch, begins, ends, words)]
+            return [*events, endpoint, Final(endpoint.stretch, begins, ends, self._format(words))]
         begin = max(0, start - self._left)
         samples = self._recorder.cut(begin, end + self._ahead)
         self._finals.append(LiveWindow(samples, start - begin, end - begin, final=endpoint))
@@ -317,4 +319,8 @@ class LiveSession:
         found = stream.finish()
         words = self._within(found.words, endpoint.start)
         n_best = found.n_best if len(found.n_best) > 1 else ()
-        return Final(endpoint.stretch, endpoint.start, endpoint.end, words, n_best)
+        return Final(endpoint.stretch, endpoint.start, endpoint.end, self._format(words), n_best)
+
+    def _format(self, words: tuple[Word, ...]) -> tuple[Word, ...]:
+        """Words of a finished stretch with punctuation and capitals, unless raw ones are asked for."""
+        return tuple(format_words(words, self._options.numbers)) if self._readable else words

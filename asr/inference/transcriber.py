@@ -124,10 +124,14 @@ class Transcriber:
         begin()  # raises before anything is read if the options do not fit
         pipeline = Pipeline(self.engine, begin, self.threads, on_audio)
         results = pipeline.run(_warned(sources, warnings))
-        if options.raw or not self.config.tokenizer.is_english:
+        if not self.writes_readable(options):
             return results
         tagger.load()  # likewise
         return (r if isinstance(r, AsrError) else format_transcript(r, options.numbers) for r in results)
+
+    def writes_readable(self, options: TranscribeOptions) -> bool:
+        """Whether transcripts get punctuation and capitals: if the model is English, and unless `raw`."""
+        return self.config.tokenizer.is_english and not options.raw
 
     def posteriors(
         self, recording: Audio, sample_rate: float = SAMPLE_RATE, channel: OneChannel = "mix"

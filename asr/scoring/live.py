@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise, takewhile
 from typing import Any, NamedTuple
 
@@ -259,6 +259,7 @@ def evaluate_live(
     traces: list[Trace] = []
     problems: list[Problem] = []
     length = sum(u.duration for u in utterances)
+    options = replace(options, raw=True, numbers=False)  # as the references are
     _warm_up(model, live, options)
     with console.progress("listening", length, show=progress) as update:
         for u in utterances:

@@ -63,10 +63,11 @@ class PcmReader:
 
 
 def open_session(
-    model: Transcriber, options: LiveOptions, keywords: Sequence[str], n_best: int = 1
+    model: Transcriber, options: LiveOptions, keywords: Sequence[str], n_best: int = 1, raw: bool = False
 ) -> LiveSession:
     """Begin to recognise. Raises ApiError for keywords that cannot be spelt."""
-    live = LiveSession(model, options, TranscribeOptions(hotwords=tuple(keywords), n_best=n_best))
+    asked = TranscribeOptions(hotwords=tuple(keywords), n_best=n_best, raw=raw)
+    live = LiveSession(model, options, asked)
     if live.warnings:
         raise invalid("keywords", "; ".join(live.warnings))
     return live

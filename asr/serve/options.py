@@ -60,6 +60,7 @@ class ServeOptions(Limits):
         metavar="ORIGIN",
     )
     language: str = option("language of the model, ISO 639-1", "en", metavar="CODE")
+    raw: bool = option("plain words, without punctuation and capitals", False)
     strict_model: bool = option("refuse requests for a model of another name", False)
     threads: int | None = option("CPU cores to use, by default all", None, least=1)
     temp: Path | None = option("folder for uploads, by default the system's", None, metavar="FOLDER")

@@ -160,7 +160,7 @@ class Realtime:
 
     def _begin(self, session: dict[str, Any], start: float) -> None:
         """Begin a buffer."""
-        self._reader, live = open_live(session, self._server.model)
+        self._reader, live = open_live(session, self._server)
         self._buffers.append(_Buffer(live, session["audio"]["input"]["turn_detection"], start))
 
     def _close(self) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
@@ -13,8 +14,11 @@ from starlette.types import Receive
 
 from asr.audio import SAMPLE_RATE, ReadOptions
 from asr.decoding.hotwords import Hotword
+from asr.decoding.types import Word
+from asr.formatting.readable import LiveFormatter
 from asr.inference.live import LiveSession
-from asr.inference.transcriber import Transcriber, file_source
+from asr.inference.transcriber import TranscribeOptions, Transcriber, file_source
+from asr.inference.transcript import Transcript, format_transcript, segments
 from asr.inference.transcription import Transcription
 from asr.serve.limits import is_local
 from asr.serve.live import Slots
@@ -50,7 +54,8 @@ class Service:
         self.created = int(model.engine.path.stat().st_mtime)
         self.scheduler = Scheduler(model.engine, model.threads)
         self.live = Slots(self.scheduler, options.live, options.max_live_seconds, options.drain)
-        self.sessions = Server(model, options.language, self.name if options.strict_model else None)
+        name = self.name if options.strict_model else None
+        self.sessions = Server(model, options.language, name, options.raw)
         self.state = "loading"  # then ok, or another of STATES
         self._clients: list[str] = []  # addresses, one for each upload in progress
 
@@ -102,15 +107,49 @@ class Service:
         for warning in warnings:
             source.notes.warn(warning)
 
+        asked = TranscribeOptions(raw=self.options.raw)
+        readable = _Readable(task.stream) if self.model.writes_readable(asked) else None
+
         def close_and_report(event: Event) -> None:
             if not isinstance(event, list):
                 upload.close()
-            if task.stream or not isinstance(event, list):
+            elif not task.stream:
+                return
+            if readable:
+                event = readable.format(event)
+            if event != []:
                 report(event)
 
         job = Job(Transcription(source, self.model.engine, begin), close_and_report)
         self.scheduler.submit(job)
         return job
+
+
+class _Readable:
+    """Adds punctuation and capitals to what a job reports.
+
+    The words of a stream wait for those that follow them, and are the ones of its transcript.
+    """
+
+    def __init__(self, stream: bool) -> None:
+        self._formatter = LiveFormatter() if stream else None
+        self._seen = 0
+        self._words: list[Word] = []
+
+    def format(self, event: Event) -> Event:
+        """What to report instead; maybe no words yet."""
+        if isinstance(event, Exception):
+            return event
+        if self._formatter is None:
+            return format_transcript(event) if isinstance(event, Transcript) else event
+        if isinstance(event, list):
+            self._seen += len(event)
+            words = self._formatter.push(event)
+            self._words += words
+            return words
+        self._words += self._formatter.push(event.words[self._seen :])
+        self._words += self._formatter.finish()
+        return replace(event, segments=tuple(segments(self._words, sentences=True)), formatted=True)
 
 
 class Events:

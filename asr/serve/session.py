@@ -42,20 +42,25 @@ DEFAULTS: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Server:
-    """What sessions have in common; `name` is the only name of a model accepted, or None for any."""
+    """What sessions have in common.
+
+    `name` is the only name of a model accepted, or None for any; `raw` texts have no punctuation.
+    """
 
     model: Transcriber
     language: str = "en"
     name: str | None = None
+    raw: bool = False
 
 
-def open_live(session: dict[str, Any], model: Transcriber) -> tuple[PcmReader, LiveSession]:
+def open_live(session: dict[str, Any], server: Server) -> tuple[PcmReader, LiveSession]:
     """Begin to recognise. Raises ApiError for keywords that cannot be spelt."""
     given = session["audio"]["input"]
     turns, asked = given["turn_detection"], given["transcription"]
     chunk, ahead = DELAYS[asked["delay"]]
     pause = {"pause": turns["silence_duration_ms"] / 1000} if turns else {}
-    live = open_session(model, LiveOptions(chunk=chunk, look_ahead=ahead, **pause), asked["keywords"])
+    options = LiveOptions(chunk=chunk, look_ahead=ahead, **pause)
+    live = open_session(server.model, options, asked["keywords"], raw=server.raw)
     return PcmReader(given["format"]["type"], given["format"].get("rate", 8_000)), live
 
 

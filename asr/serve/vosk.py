@@ -62,7 +62,7 @@ class Vosk:
 
     def _begin(self) -> None:
         self._reader, self._partial, self._ending = PcmReader(rate=self._rate), "", False
-        self.live = open_session(self._model, OPTIONS, self._phrases, max(1, self._n_best))
+        self.live = open_session(self._model, OPTIONS, self._phrases, max(1, self._n_best), raw=True)
 
     def _finish(self) -> None:
         self.live.receive(self._reader.end())

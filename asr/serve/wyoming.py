@@ -66,8 +66,8 @@ def _length(head: dict[str, Any], name: str, most: int) -> int:
 class Wyoming:
     """A connection: `receive` a message, run `live` if there is one, then send what `answer` returns."""
 
-    def __init__(self, model: Transcriber, name: str, language: str) -> None:
-        self._model, self._name, self._language = model, name, language
+    def __init__(self, model: Transcriber, name: str, language: str, raw: bool = False) -> None:
+        self._model, self._name, self._language, self._raw = model, name, language, raw
         self.live: LiveSession | None
         self._answers: list[Message] = []
         self._begin({})
@@ -106,7 +106,7 @@ class Wyoming:
         if width != 2 or channels not in range(1, CHANNELS + 1) or not isinstance(rate, int):
             raise invalid("audio-start", f"audio is 16 bits wide (width 2), of 1 to {CHANNELS} channels")
         self._channels, self._reader = int(channels or 1), PcmReader(rate=rate)
-        self.live = open_session(self._model, LiveOptions(), keywords)
+        self.live = open_session(self._model, LiveOptions(), keywords, raw=self._raw)
 
     def _append(self, payload: bytes) -> None:
         if self.live and not self._ending:
@@ -165,7 +165,7 @@ class Server:
 
     async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         service = self._service
-        machine = Wyoming(service.model, service.name, service.options.language)
+        machine = Wyoming(service.model, service.name, service.options.language, service.options.raw)
         inbox = Inbox(service.live)
         with ExitStack() as slot:
             while message := await inbox.next(read_message(reader)):

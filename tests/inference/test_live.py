@@ -31,6 +31,8 @@ from tests.standin import FRAME, speak, write_bundle
 BEAM = LoadOptions(settings={"beam": 8})
 TEXT = "IT IS A TEST OF LIVE SPEECH"
 
+RAW = TranscribeOptions(raw=True)
+
 
 @pytest.fixture(scope="module", params=[LoadOptions(), BEAM], ids=["greedy", "beam"])
 def model(request: pytest.FixtureRequest, standin_bundle: Path) -> Transcriber:
@@ -61,7 +63,7 @@ def finals(events: Iterable[Event]) -> list[Final]:
 def test_events_of_an_utterance(model: Transcriber) -> None:
     """Partials grow, words are committed while speech goes on, and the final equals a transcription."""
     samples = np.concatenate([silence(1), speak(TEXT)])
-    session = LiveSession(model)
+    session = LiveSession(model, options=RAW)
     events = [event for i in range(0, len(samples), 1600) for event in session.push(samples[i : i + 1600])]
     assert len(committed(events)) >= 4
     events += session.finish()
@@ -95,7 +97,7 @@ def spoken() -> np.ndarray:
 
 def posteriors(packets: Sequence[np.ndarray]) -> tuple[np.ndarray, list[Event]]:
     model, rows = seeing_far(), []
-    session = LiveSession(model)
+    session = LiveSession(model, options=RAW)
     events: list[Event] = []
 
     def run() -> None:
@@ -126,8 +128,8 @@ def test_packets_do_not_matter_and_chunks_equal_the_whole(cuts: list[int], lengt
 
 def test_single_samples_as_packets(model: Transcriber) -> None:
     samples = speak("SO IT IS")
-    assert listen(LiveSession(model), np.split(samples, len(samples))) == listen(
-        LiveSession(model), [samples]
+    assert listen(LiveSession(model, options=RAW), np.split(samples, len(samples))) == listen(
+        LiveSession(model, options=RAW), [samples]
     )
 
 
@@ -137,7 +139,7 @@ def test_nothing_is_taken_back(seed: int, hold: float) -> None:
     """Whatever the posteriors are, committed words stay, in order, and partials begin with them."""
     random = np.random.default_rng(seed)
     model = noisy()
-    session = LiveSession(model, LiveOptions(chunk=0.2, hold=hold, commit_age=0.4, pause=0.3))
+    session = LiveSession(model, LiveOptions(chunk=0.2, hold=hold, commit_age=0.4, pause=0.3), RAW)
     words: list[Word] = []
     stretch: list[Word] = []
 
@@ -183,7 +185,7 @@ def test_pauses_end_stretches(model: Transcriber) -> None:
         speak("FIVE"),
         silence(5),
     ]
-    events = listen(LiveSession(model), [np.concatenate(parts)])
+    events = listen(LiveSession(model, options=RAW), [np.concatenate(parts)])
     assert [final.text for final in finals(events)] == ["ONE TWO", "THREE FOUR FIVE"]
     assert text(committed(events)) == "ONE TWO THREE FOUR FIVE"
     ends = [event.end for event in events if isinstance(event, Endpoint)]
@@ -193,7 +195,7 @@ def test_pauses_end_stretches(model: Transcriber) -> None:
 
 @pytest.mark.parametrize("samples", [0, 1, 399, 400, 16_000 * 30])
 def test_silence_has_no_events(model: Transcriber, samples: int) -> None:
-    assert listen(LiveSession(model), [np.zeros(samples, np.float32)]) == []
+    assert listen(LiveSession(model, options=RAW), [np.zeros(samples, np.float32)]) == []
 
 
 def test_long_speech_is_cut_between_words(model: Transcriber) -> None:
@@ -201,7 +203,7 @@ def test_long_speech_is_cut_between_words(model: Transcriber) -> None:
     sentence = "AND SO IT GOES ON AND ON "
     samples = np.concatenate([speak(sentence * 3), silence(0.32), speak(sentence * 9)])
     events = listen(
-        LiveSession(model, LiveOptions(longest=12.0)), np.split(samples, range(0, len(samples), 5000))
+        LiveSession(model, LiveOptions(longest=12.0), RAW), np.split(samples, range(0, len(samples), 5000))
     )
     assert text(committed(events)) == (sentence * 12).strip()
     assert " ".join(final.text for final in finals(events)) == (sentence * 12).strip()
@@ -211,20 +213,26 @@ def test_long_speech_is_cut_between_words(model: Transcriber) -> None:
 
 
 def test_an_endless_word_is_bounded(model: Transcriber) -> None:
-    session = LiveSession(model, LiveOptions(longest=4.0))
+    session = LiveSession(model, LiveOptions(longest=4.0), RAW)
     events = listen(session, [speak("A" * 200)])
     assert "".join(word.text for word in committed(events)).count("A") > 180
 
 
 def test_one_pass(model: Transcriber) -> None:
     samples = [np.concatenate([speak("ONE TWO"), silence(1), speak("THREE")])]
-    events = listen(LiveSession(model, LiveOptions(two_pass=False)), samples)
+    events = listen(LiveSession(model, LiveOptions(two_pass=False), RAW), samples)
     assert [word for final in finals(events) for word in final.words] == committed(events)
+
+
+def test_finals_are_readable(model: Transcriber) -> None:
+    events = listen(LiveSession(model), [speak("IT IS A TEST")])
+    assert committed(events)[0].text == "IT"
+    assert [final.text for final in finals(events)] == ["It is a test."]
 
 
 def test_hotwords_and_n_best(standin_bundle: Path) -> None:
     model = load_model(standin_bundle, threads=1, decoding=LoadOptions(settings={"beam_threshold": 1e4}))
-    asked = TranscribeOptions(hotwords=("TEST",), n_best=3)
+    asked = TranscribeOptions(hotwords=("TEST",), n_best=3, raw=True)
     [final] = finals(listen(LiveSession(model, options=asked), [speak(TEXT)]))
     assert final.text == TEXT and len(final.n_best) == 3 and final.n_best[0].text == TEXT
     [warning] = LiveSession(model, options=TranscribeOptions(hotwords=("7", "TEST"))).warnings
@@ -234,7 +242,7 @@ def test_hotwords_and_n_best(standin_bundle: Path) -> None:
 def test_windows_of_several_sessions_share_batches(model: Transcriber) -> None:
     """Windows may be computed elsewhere, and second passes later."""
     texts = ["ONE TWO THREE", "FOUR FIVE", "SIX"]
-    sessions = [LiveSession(model) for _ in texts]
+    sessions = [LiveSession(model, options=RAW) for _ in texts]
     for session, said in zip(sessions, texts, strict=True):
         session.receive(np.concatenate([speak(said), silence(1), speak("MORE")]))
         session.close()
@@ -271,7 +279,7 @@ class FakeEngine:
 
 def test_memory_is_bounded_over_an_hour(model: Transcriber) -> None:
     fake: Any = FakeEngine(model)
-    session = LiveSession(replace(model, engine=fake), LiveOptions(chunk=2.0))
+    session = LiveSession(replace(model, engine=fake), LiveOptions(chunk=2.0), RAW)
     minute = np.concatenate([speak("LIVE WORDS FOR A LONG TIME " * 11), silence(25)])
     most, words = 0, 0
     for _ in range(60):

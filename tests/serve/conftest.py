@@ -89,9 +89,10 @@ def running(
     wyoming: socket.socket | None = None,
     **options: Any,
 ) -> Iterator[Running]:
-    """Start a server on a free port, and stop it at the end."""
+    """Start a server on a free port, by default with raw texts, and stop it at the end."""
     listener = listen("127.0.0.1", 0)
-    server = make_server(model, ServeOptions(**{"model": "some/tester", **options}), key, protocol, wyoming)
+    asked = ServeOptions(**{"model": "some/tester", "raw": True, **options})
+    server = make_server(model, asked, key, protocol, wyoming)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     found = Running(server, listener.getsockname()[1], {"authorization": f"Bearer {key}"} if key else {})

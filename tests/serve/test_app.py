@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import shutil
 import socket
 import ssl
@@ -21,7 +22,7 @@ import pytest
 from asr.errors import AsrError, BundleError, UsageError
 from asr.inference import writers
 from asr.inference.engine import Window
-from asr.inference.transcriber import Transcriber
+from asr.inference.transcriber import TranscribeOptions, Transcriber
 from asr.serve import service
 from asr.serve.limits import Guard, KeyCheck, SameSite
 from asr.serve.options import ServeOptions, Size
@@ -41,7 +42,7 @@ def client(server: Running) -> Iterator[openai.OpenAI]:
 
 def expected(model: Transcriber, form: str, content: bytes) -> str:
     write = writers.FORMATS[{"text": "txt"}.get(form, form)]
-    return write(model.transcribe(content), Path("audio"))
+    return write(model.transcribe(content, options=TranscribeOptions(raw=True)), Path("audio"))
 
 
 @pytest.mark.parametrize("form", FORMATS)
@@ -496,3 +497,16 @@ def test_addresses_and_certificates_that_cannot_be_used(model: Transcriber, tmp_
     for path in (tmp_path / "cert", tmp_path / "missing"):
         with pytest.raises(AsrError, match=path.name):
             make_server(model, ServeOptions(cert=path, cert_key=path))
+
+
+def test_readable_text_is_the_default(start: Start, model: Transcriber) -> None:
+    text = "IT IS A TEST " * 12 + "IS IT A TEST"
+    file = recording(text)
+    with start(raw=False) as server:
+        whole = server.post(file).json()["text"]
+        assert whole == model.transcribe(file).text != text and whole.upper().replace(".", "") != whole
+        lines = server.post(file, stream="true").text.splitlines()
+    events = [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: ")]
+    assert "".join(event["delta"] for event in events[:-1]) == events[-1]["text"]
+    for found in (whole, events[-1]["text"]):
+        assert found.endswith((".", "?", "!")) and re.sub(r"[^A-Z ]", "", found.upper()) == text

@@ -65,7 +65,7 @@ def contained(standin_bundle: Path) -> Iterator[tuple[str, int]]:
     if subprocess.run([*python, "-c", ""], capture_output=True).returncode:
         python = [sys.executable]  # it lies where other users may not go
     code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from asr.cli import main; sys.exit(main())"
-    arguments = ["-c", code, "serve", "--model", "/tmp/bundle", "--port", "0", "--threads", "1"]
+    arguments = ["-c", code, "serve", "--raw", "--model", "/tmp/bundle", "--port", "0", "--threads", "1"]
     environment = {"PATH": os.environ["PATH"], "ASR_API_KEY": "secret", "HOME": "/nonexistent"}
     with subprocess.Popen(
         [*inside, *python, *arguments], stderr=subprocess.PIPE, text=True, env=environment, cwd="/"

@@ -356,7 +356,17 @@ def test_hostile_bytes(server: Running, capfd: pytest.CaptureFixture[str]) -> No
 def process(standin_bundle: Path, tmp_path: Path) -> Iterator[tuple["subprocess.Popen[str]", int]]:
     """`asr serve` on a free port, with its uploads in a folder of its own."""
     (tmp_path / "uploads").mkdir()
-    command = [sys.executable, "-m", "asr.cli", "serve", "--model", str(standin_bundle), "--port", "0"]
+    command = [
+        sys.executable,
+        "-m",
+        "asr.cli",
+        "serve",
+        "--raw",
+        "--model",
+        str(standin_bundle),
+        "--port",
+        "0",
+    ]
     command += ["--temp", str(tmp_path / "uploads"), "--drain", "3", "--threads", "1"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as started:
         assert started.stderr

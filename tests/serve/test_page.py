@@ -22,7 +22,7 @@ from starlette.datastructures import Headers
 from asr import audio
 from asr.cli import main
 from asr.inference import writers
-from asr.inference.transcriber import Transcriber, load_model
+from asr.inference.transcriber import TranscribeOptions, Transcriber, load_model
 from asr.serve import pages
 from asr.serve.app import OPEN_PATHS
 from asr.serve.limits import KeyCheck
@@ -81,7 +81,7 @@ def test_files_of_a_transcript_are_those_of_the_command(
     (tmp_path / "a.wav").write_bytes(recording())
     formats = [argument for kind in FORMATS for argument in ("--format", kind)]
     folder = os.path.relpath(tmp_path)
-    assert main(["transcribe", "--model", str(standin_bundle), *formats, f"{folder}/a.wav"]) == 0
+    assert main(["transcribe", "--raw", "--model", str(standin_bundle), *formats, f"{folder}/a.wav"]) == 0
     answer = server.post(recording(), include__="files", stream=stream).text
     found = json.loads(answer.splitlines()[-2].removeprefix("data: ") if stream == "true" else answer)
     written = {kind: (tmp_path / f"a.{kind}").read_text() for kind in FORMATS}
@@ -91,6 +91,9 @@ def test_files_of_a_transcript_are_those_of_the_command(
 
 
 # -------------------------------------------------------------------------------------------- in a browser
+
+
+RAW = TranscribeOptions(raw=True)
 
 
 def speech() -> list[np.ndarray]:
@@ -213,7 +216,7 @@ def test_a_dropped_file_becomes_text_and_downloads(
     page = open_page()
     drop(page, talk.name, talk.read_bytes())
     assert " ".join(words(page)) == text
-    transcript = box.transcribe(talk)
+    transcript = box.transcribe(talk, options=RAW)
     for kind in FORMATS:
         with page.expect_download() as started:
             page.click(f"[data-format={kind}]")
@@ -225,7 +228,7 @@ def test_a_dropped_file_becomes_text_and_downloads(
 def test_a_click_on_a_word_plays_from_there(open_page: Open, box: Transcriber, talk: Path) -> None:
     page = open_page()
     page.set_input_files("#files", talk)
-    last = box.transcribe(talk).words[-1]
+    last = box.transcribe(talk, options=RAW).words[-1]
     page.locator(".word").last.click()
     time_ = "document.querySelector('audio').currentTime"
     until(lambda: page.evaluate(time_) > last.start)

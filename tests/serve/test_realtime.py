@@ -53,7 +53,7 @@ class Client:
 
     def __init__(self, model: Transcriber, late: bool = False, **server: Any) -> None:
         self.model, self.late = model, late
-        self.machine = Realtime(Server(model, **server))
+        self.machine = Realtime(Server(model, **{"raw": True, **server}))
         self.events: list[Event] = []
         self.finals: list[Work] = []
 
@@ -383,7 +383,7 @@ def test_hostile_messages(model: Transcriber) -> None:
 def test_no_delta_is_taken_back(model: Transcriber, seed: int, turns: bool) -> None:
     """Whatever the posteriors are: partials begin with the deltas, and nothing follows `completed`."""
     rng = np.random.default_rng(seed)
-    machine = Realtime(Server(model))
+    machine = Realtime(Server(model, raw=True))
     detect = {"type": "server_vad", "silence_duration_ms": 300} if turns else None
     machine.receive(json.dumps(update(turn_detection=detect)))
     for _ in range(40):

@@ -13,7 +13,7 @@ import pytest
 from asr.audio import SAMPLE_RATE
 from asr.decoding.types import Word
 from asr.inference.engine import BATCH_SECONDS, Window
-from asr.inference.transcriber import Transcriber
+from asr.inference.transcriber import TranscribeOptions, Transcriber
 from asr.inference.transcript import Transcript
 from asr.inference.transcription import Source, Transcription
 from asr.serve.scheduler import AHEAD, Event, Job, LeftError, Scheduler
@@ -120,7 +120,7 @@ def test_results_are_those_of_the_offline_pipeline(model: Transcriber, threads: 
         begin = model.decoder.stream
         jobs = [Transcription(Source(part), model.engine, begin) for part in blocks]
         results = [Client(scheduler, job) for job in jobs]
-        offline = model.transcribe_batch([speak(text) for text in texts])
+        offline = model.transcribe_batch([speak(text) for text in texts], options=TranscribeOptions(raw=True))
         assert [client.result() for client in results] == offline
     for client, text in zip(results, texts, strict=True):
         spoken = [word.text for event in client.events[:-1] for word in event]
