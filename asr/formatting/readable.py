@@ -64,6 +64,12 @@ def format_text(text: str, numbers: bool = False) -> str:
     return " ".join(texts)
 
 
+def lower(words: Sequence[str]) -> list[str]:
+    """Plain words in small letters, but "I", for text that is still without punctuation."""
+    spell = load().vocabulary.spell
+    return recase(words, [""] * len(words), [LOWER] * len(words), spell, begins=False)
+
+
 class LiveFormatter:
     """Formats words as they are recognised: each is returned, for good, once LOOKAHEAD words follow it."""
 

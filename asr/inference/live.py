@@ -17,7 +17,7 @@ from asr.audio import SAMPLE_RATE
 from asr.console import option
 from asr.decoding.hotwords import Hotword
 from asr.decoding.types import Alternative, Word
-from asr.formatting.readable import format_words
+from asr.formatting.readable import format_words, lower
 from asr.frames import FrameGrid
 from asr.inference.engine import Window
 from asr.inference.transcriber import TranscribeOptions, Transcriber
@@ -279,7 +279,12 @@ class LiveSession:
     def _commit(self, words: Iterable[Word]) -> list[Event]:
         words = self._within(words)
         self._words += words
-        return [Committed(words)] if words else []
+        shown = self._show([word.text for word in words])
+        return [Committed(tuple(map(_with_text, words, shown)))] if words else []
+
+    def _show(self, words: list[str]) -> list[str]:
+        """Words as they are shown before their stretch is finished and formatted."""
+        return lower(words) if self._readable else words
 
     def _within(self, words: Iterable[Word], shift: float = 0.0) -> tuple[Word, ...]:
         """Words `shift` seconds later; the last frame may end a few milliseconds after the audio."""
@@ -287,7 +292,7 @@ class LiveSession:
         return tuple(replace(w, start=w.start + shift, end=min(w.end + shift, most)) for w in words)
 
     def _partial(self, preview: list[str]) -> list[Event]:
-        shown = " ".join(word.text for word in self._words), " ".join(preview)
+        shown = " ".join(self._show([w.text for w in self._words])), " ".join(self._show(preview))
         if shown == self._shown:
             return []
         self._shown = shown
@@ -324,3 +329,7 @@ class LiveSession:
     def _format(self, words: tuple[Word, ...]) -> tuple[Word, ...]:
         """Words of a finished stretch with punctuation and capitals, unless raw ones are asked for."""
         return tuple(format_words(words, self._options.numbers)) if self._readable else words
+
+
+def _with_text(word: Word, text: str) -> Word:
+    return replace(word, text=text)

@@ -226,7 +226,9 @@ def test_one_pass(model: Transcriber) -> None:
 
 def test_finals_are_readable(model: Transcriber) -> None:
     events = listen(LiveSession(model), [speak("IT IS A TEST")])
-    assert committed(events)[0].text == "IT"
+    assert [word.text for word in committed(events)] == ["it", "is", "a", "test"]
+    partials = [f"{event.stable} {event.unstable}" for event in events if isinstance(event, Partial)]
+    assert partials and all("it is a test".startswith(partial.strip()) for partial in partials)
     assert [final.text for final in finals(events)] == ["It is a test."]
 
 

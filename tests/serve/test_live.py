@@ -35,6 +35,9 @@ from tests.standin import speak
 TEXT = "IT IS A TEST"
 PATH = "/v1/realtime?intent=transcription"
 
+# The openai package connects in a way that the websockets package is about to drop.
+pytestmark = pytest.mark.filterwarnings("ignore:connect.. must be used as a context:DeprecationWarning")
+
 
 @pytest.fixture(scope="module")
 def rt(start: Start) -> Iterator[Running]:
