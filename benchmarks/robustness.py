@@ -1,4 +1,4 @@
-"""WER in noise, at other speaking rates and levels, and between silence, against PocketSphinx.
+"""WER in noise, at other rates and levels, in silence, against PocketSphinx.
 
     python -m benchmarks.robustness [--model box] [--manifest FILE]
                                     [--snr 20 10 5 0] [--noise white]

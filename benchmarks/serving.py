@@ -1,23 +1,24 @@
 """The server under load: delays, memory, leaks, slow clients.
 
-    python -m benchmarks.serving [ROW ...] [--model box] [--manifest FILE] [--scale 1]
+    python -m benchmarks.serving [ROW ...] [--model box] [--manifest FILE]
+                                 [--scale 1]
 
 Rows, all by default; the bar of each is printed beside it:
 
 clip      a clip of 5 s while a recording of an hour is transcribed
-upload    a recording of 3 hours: memory, first words of a stream, time against `asr transcribe`
+upload    a recording of 3 hours: memory, first words, time
 health    /health while all cores decode
 busy      the answer to an upload that the queue has no place for
 cancel    work after a client has left
-batch     32 clients with short clips against `asr transcribe` on the same clips
-soak      10,000 requests: growth of memory, descriptors, threads, temporary files
+batch     32 clients with short clips, against `asr transcribe`
+soak      10,000 requests: growth of memory, descriptors, threads, files
 slow      500 connections that trickle, and an upload meanwhile
 live      lag of live sessions at once, and the delay of their last `completed`
 sessions  200 live sessions: growth as in soak
-packets   posteriors of a live session in packets of any size against one packet
+packets   posteriors of a live session do not depend on the packets
 
-Each row starts a server of its own. --scale 0.01 tries everything in a minute: lengths and counts shrink, so
-that its figures mean nothing.
+Each row starts a server of its own. --scale 0.01 tries everything in a minute:
+lengths and counts shrink, so that its figures mean nothing.
 """
 
 import json
