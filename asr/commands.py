@@ -139,7 +139,7 @@ def transcribe(args: Transcribe, options: "TranscribeOptions", load: "LoadOption
 
 
 def _doubts(path: Path, result: "Transcript | AsrError", quiet: bool) -> Iterator[str]:
-    """What is missing of a recording that was transcribed, and warnings unless `quiet`."""
+    """List what is missing of a transcribed recording, and its warnings unless `quiet`."""
     if not isinstance(result, AsrError):
         if result.incomplete:
             yield f"{path}: incomplete: {result.incomplete}"

@@ -153,7 +153,7 @@ class Tokenizer:
 
     @property
     def is_english(self) -> bool:
-        """Whether the characters are those of English, of either case; phones are taken for English."""
+        """True for the letters of English, in either case, and for phones."""
         return not isinstance(self.units, str) or set(self.units.upper()) <= set(ENGLISH)
 
     @property

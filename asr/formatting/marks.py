@@ -86,7 +86,7 @@ def attach(word: str, mark: str) -> str:
 
 
 def ends_sentence(word: str, next_word: str) -> bool:
-    """Whether a formatted word is the last one of a sentence; '"Never!" she cried' is one sentence."""
+    """Test for the last word of a formatted sentence; '"Never!" she cried' is one sentence."""
     return word[-1:] in SENTENCE_END and not next_word[:1].islower()
 
 

@@ -130,7 +130,7 @@ class Transcriber:
         return (r if isinstance(r, AsrError) else format_transcript(r, options.numbers) for r in results)
 
     def writes_readable(self, options: TranscribeOptions) -> bool:
-        """Whether transcripts get punctuation and capitals: if the model is English, and unless `raw`."""
+        """Return True if transcripts get punctuation and capitals: for English models, unless `raw`."""
         return self.config.tokenizer.is_english and not options.raw
 
     def posteriors(

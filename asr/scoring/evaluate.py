@@ -42,7 +42,7 @@ class EvaluateOptions:
 
     @property
     def altered(self) -> bool:
-        """Whether there is any condition besides clean speech."""
+        """True if any condition besides clean speech is asked for."""
         return bool(self.snr or self.tempo or self.level or self.silence)
 
 

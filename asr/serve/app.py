@@ -137,7 +137,7 @@ async def health(request: Request) -> Response:
 
 
 def _explain(error: Exception) -> ApiError:
-    """What a client is told; the log has the rest."""
+    """Convert an error to what the client is told; the log has the rest."""
     answer = as_api_error(error)
     if answer.status == 500:
         _log.error("a transcription failed", exc_info=None if isinstance(error, AsrError) else error)

@@ -1,4 +1,4 @@
-"""What keeps strangers and slow clients out: Host, Origin, key, size of a body, deadlines."""
+"""Protection against strangers and slow clients: Host, Origin, key, size of a body, deadlines."""
 
 import asyncio
 import hmac
@@ -28,7 +28,7 @@ MOST_CONNECTIONS = 1000
 
 
 def is_local(host: str) -> bool:
-    """Whether only programs on this machine reach an address."""
+    """Return True if only programs on this machine reach an address."""
     return host in LOCAL or (_is_address(host) and ipaddress.ip_address(host).is_loopback)
 
 
@@ -224,7 +224,7 @@ class DeadlineProtocol(H11Protocol):
         self.loop.call_later(self.deadlines.tick, self._check)
 
     def _find_phase(self) -> str | None:
-        """What the client is waited for; None if it waits for us."""
+        """Name what the server waits for; None if the client waits for the server."""
         if self.flow.write_paused:
             return "answer"
         if self.conn.their_state is h11.IDLE:

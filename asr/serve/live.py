@@ -1,4 +1,4 @@
-"""What the live protocols share: slots, bytes -> samples, and windows of a session through the scheduler."""
+"""Shared parts of the live protocols: slots, bytes -> samples, windows of a session through the scheduler."""
 
 import asyncio
 import logging

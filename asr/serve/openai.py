@@ -20,7 +20,7 @@ from asr.inference.transcript import Segment, Transcript
 FORMATS = ("json", "text", "srt", "verbose_json", "vtt")
 MEDIA_TYPES = {"text": "text/plain", "srt": "application/x-subrip", "vtt": "text/vtt"}
 FILES = ("txt", "srt", "vtt", "json")
-"""What `include[]=files` returns: contents of the files that `asr transcribe --format` writes."""
+"""Files that `include[]=files` returns, with the content that `asr transcribe --format` writes."""
 GRANULARITIES = ("word", "segment")
 LANGUAGES = {"en": "english"}
 MOST_KEYWORDS, LONGEST_KEYWORD = 100, 200
@@ -43,7 +43,7 @@ class ApiError(Exception):
         return {"error": {"message": str(self), "type": kind, "param": self.param, "code": self.code}}
 
     def headers(self) -> dict[str, str]:
-        """Whether to retry: clients would send a recording three times on any 5xx."""
+        """Headers that say whether to retry: clients send a recording three times on any other 5xx."""
         if self.retry is not None:
             return {"retry-after": str(self.retry)}
         return {"x-should-retry": "false"}
@@ -55,7 +55,7 @@ def invalid(param: str, message: str) -> ApiError:
 
 
 def as_api_error(error: Exception) -> ApiError:
-    """What to tell a client about an error of its transcription; a 500 is not its fault."""
+    """Convert an error of a transcription; status 500 if the client did not cause it."""
     if isinstance(error, ApiError):
         return error
     if isinstance(error, AudioTooLongError):
@@ -70,7 +70,7 @@ def as_api_error(error: Exception) -> ApiError:
 
 @dataclass(frozen=True)
 class Task:
-    """What a client asks for."""
+    """Fields of a request."""
 
     format: str = "json"
     stream: bool = False

@@ -31,7 +31,7 @@ class Size(int):
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What the server takes on."""
+    """Limits on sizes, durations and numbers of requests."""
 
     queue: int = option("uploads at once; more are told to come back", 16, least=1)
     live: int = option("live sessions at once", 4, least=0)
@@ -43,7 +43,7 @@ class Limits:
 
 @dataclass(frozen=True, kw_only=True)
 class ServeOptions(Limits):
-    """Where the server listens, and to whom."""
+    """Address, access and protocols of the server."""
 
     model: str = option("model bundle; box is the English model that ships", "box", metavar="BUNDLE")
     host: str = option("address to listen on; any but this machine's own needs a key", "127.0.0.1")

@@ -31,7 +31,7 @@ LEAST_COMMIT, WORD = 0.1, 0.5
 
 @dataclass(eq=False)
 class _Item:
-    """What gets one `completed`."""
+    """A stretch of speech that gets one `completed`."""
 
     id: str = field(default_factory=lambda: f"item_{uuid4().hex[:20]}")
     text: str = ""  # the deltas, joined
@@ -179,7 +179,7 @@ class Realtime:
 
     @property
     def over(self) -> bool:
-        """Whether all is computed after `finish`."""
+        """True once everything is computed after `finish`."""
         return self._finished and not self._buffers and not self._waiting
 
     def finish(self) -> None:

@@ -32,7 +32,7 @@ UNEQUAL = 2  # lengths that share a batch: a clip would wait for a window of 20 
 
 Result = TypeVar("Result")
 Event = list[Word] | Transcript | Exception
-"""What a job reports: words that are final now; at last the transcript, or an error."""
+"""Report of a job: words that are final now; at last the transcript, or an error."""
 
 _log = logging.getLogger(__name__)
 
@@ -188,7 +188,7 @@ class Scheduler:
         return None
 
     def _step(self, job: Job) -> Callable[[], None] | None:
-        """What can be done for a job now: whatever is nearest to its end."""
+        """Choose the next step of a job, the nearest to its end that is possible now."""
         if job.outcome:
             if job.reading or job.decoding:
                 return None

@@ -137,7 +137,7 @@ class _Readable:
         self._words: list[Word] = []
 
     def format(self, event: Event) -> Event:
-        """What to report instead; maybe no words yet."""
+        """Format the words of a report; may return no words yet."""
         if isinstance(event, Exception):
             return event
         if self._formatter is None:
@@ -153,7 +153,7 @@ class _Readable:
 
 
 class Events:
-    """What a job reports, brought to the event loop; the client's leaving is one more event."""
+    """Queue of a job's reports in the event loop, and of the client's leaving."""
 
     def __init__(self, receive: Receive) -> None:
         self._loop = asyncio.get_running_loop()

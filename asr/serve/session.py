@@ -42,7 +42,7 @@ DEFAULTS: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Server:
-    """What sessions have in common.
+    """Settings that all sessions share.
 
     `name` is the only name of a model accepted, or None for any; `raw` texts have no punctuation.
     """

@@ -265,7 +265,7 @@ class SpeechData(pl.LightningDataModule):
         return hashlib.sha256(known.encode()).hexdigest()
 
     def state_dict(self) -> dict[str, Any]:
-        """What resuming compares."""
+        """State that resuming compares."""
         return {"units": self.tokenizer.units, "batches": self.batches}
 
     def train_dataloader(self) -> DataLoader[Batch]:
