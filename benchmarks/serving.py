@@ -64,7 +64,7 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class Load:
-    """What the rows share: speech, and how much of it."""
+    """Settings that all rows share: the speech, and how much of it."""
 
     utterances: "list[Utterance]"
     folder: Path
@@ -275,7 +275,7 @@ def soak(load: Load) -> Iterator[Row]:
 def _growth(
     server: Served, what: str, count: int, work: Callable[[int], object], before: tuple[int, int], most: float
 ) -> Iterator[Row]:
-    """What is left of `count` pieces of work, at most `most` KiB each.
+    """Measure what is left of `count` pieces of work, at most `most` KiB each.
 
     `before` are the threads and the work that fill the pools, which keep their sizes.
     """

@@ -36,7 +36,7 @@ def recording(text: str = TEXT, kind: str = "WAV", seconds: float = 0.0) -> byte
 
 
 def is_error(content: bytes, code: str | None = None) -> bool:
-    """Whether a body is an error in OpenAI's shape, all four keys."""
+    """Return True for an error in OpenAI's shape, with all four keys."""
     error = json.loads(content)["error"]
     keys = {"message", "type", "param", "code"}
     return set(error) == keys and "Traceback" not in error["message"] and code in (None, error["code"])

@@ -126,7 +126,7 @@ def here(box: Transcriber) -> Iterator[Running]:
 
 @pytest.fixture(scope="module")
 def text(here: Running, talk: Path) -> str:
-    """What the server makes of the recording."""
+    """The server's own transcript of the recording."""
     found: str = here.post(talk.read_bytes(), talk.name, response_format="text").text.strip()
     assert len(found.split()) > 3
     return found
